@@ -1,0 +1,294 @@
+"""Joins the rooms: the only place that knows them all."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from aiserver import settings as s
+from aiserver.chat import operations as chat_operations
+from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.handlers import ChatHandlers
+from aiserver.contract.errors import Unavailable
+from aiserver.contract.operation import declared_in
+from aiserver.contract.registry import Registry
+from aiserver.dispatch import Dispatch
+from aiserver.doors.body import BodyReader, Sizes
+from aiserver.doors.gateway import Gateway
+from aiserver.doors.health import Health
+from aiserver.doors.server import Config, Lifecycle, Limits, Server
+from aiserver.doors.web import Web
+from aiserver.keys import operations as key_operations
+from aiserver.keys.access import KeyRing
+from aiserver.keys.handlers import KeyHandlers
+from aiserver.keys.store import AdminSecret, KeyStore
+from aiserver.kit import log, migrations
+from aiserver.kit.background import Background
+from aiserver.kit.clock import Clock, SystemClock
+from aiserver.kit.crypto import Cipher, load_or_create_key, parse_key
+from aiserver.kit.db import Database, StorageError
+from aiserver.kit.lock import exclusive
+from aiserver.kit.redact import Redactor
+from aiserver.kit.upstream import Timeouts, UpstreamPool
+from aiserver.providers import operations as provider_operations
+from aiserver.providers.discovery import Discovery
+from aiserver.providers.endpoints import Endpoints
+from aiserver.providers.environment import reconcile
+from aiserver.providers.handlers import ProviderHandlers
+from aiserver.providers.local.engine import EngineUnavailable, LocalEngine
+from aiserver.providers.local.weights import WEIGHTS, WeightStore
+from aiserver.providers.pool import ProviderPool
+from aiserver.providers.store import Provider, ProviderStore
+
+_OPERATIONS = (key_operations, provider_operations, chat_operations)
+_WATCH_SECONDS = 0.25
+_LAST_USED_SECONDS = 5.0
+_RECHECK_SECONDS = 2.0
+_ENGINE_SECONDS = 60.0
+
+_log = log.get("app")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What lives in APP_DATA, opened and migrated; the command line works on the same."""
+
+    database: Database
+    keys: KeyStore
+    secret: AdminSecret
+    providers: ProviderStore
+    weights: WeightStore
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_data(settings: s.Settings, clock: Clock, *, lean: bool = False) -> Data:
+    """Raises StorageError or EncryptionKeyError; then nothing must listen.
+
+    `lean` keeps the memory of the migration tools out of this process.
+    """
+    folder: Path = settings[s.APP_DATA]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        given = settings.get(s.ENCRYPTION_KEY)
+        key = parse_key(given.reveal()) if given else load_or_create_key(folder / "encryption.key")
+    except OSError as error:
+        raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
+    database = Database.open(folder / "app.db")
+    try:
+        migrations.upgrade(database, apart=lean)
+    except BaseException:
+        database.close()
+        raise
+    return Data(
+        database=database,
+        keys=KeyStore(database, clock),
+        secret=AdminSecret(database, clock),
+        providers=ProviderStore(database, Cipher(key), clock),
+        weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
+    )
+
+
+def redactor_for(settings: s.Settings) -> Redactor:
+    """Knows every secret of the settings from the first line on."""
+    redact = Redactor()
+    for setting in s.SETTINGS:
+        value = settings.get(setting)
+        if isinstance(value, s.Secret):
+            redact.learn(value.reveal())
+    return redact
+
+
+class App:
+    """One gateway process. `run` returns when it was told to stop."""
+
+    def __init__(self, settings: s.Settings, data: Data, redact: Redactor, clock: Clock) -> None:
+        self._settings = settings
+        self._data = data
+        self._problem: str | None = None
+        self._stale = True
+        self._background = Background()
+        self.lifecycle = Lifecycle()
+        given = settings.get(s.AUTH_SECRET)
+        self._ring = KeyRing(
+            data.keys, data.secret, clock, auth_secret=given.reveal() if given else None
+        )
+        self._pool = ProviderPool(data.providers)
+        self._upstreams = UpstreamPool()
+        self._engine = self._embedded() if settings[s.LOCAL_MODELS] else None
+        self._endpoints = Endpoints(
+            data.providers, _texts(settings), self._engine_address, redact.learn
+        )
+        self._adapter = OpenAiAdapter(self._upstreams, Timeouts())
+        self._discovery = Discovery(self._pool, self._list_models)
+        registry = self._registry(clock)
+        self.gateway = Gateway(
+            registry=registry,
+            dispatch=Dispatch(registry, self._ring),
+            reader=BodyReader(
+                Sizes(settings[s.MAX_BODY], settings[s.MAX_UPLOAD], settings[s.MAX_BUFFERED])
+            ),
+            lifecycle=self.lifecycle,
+            pages={
+                **Web().pages(),
+                **Health(self.lifecycle, self._problems, self._local_state).pages(),
+            },
+            redact=redact,
+        )
+
+    async def run(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+        """Serves on these sockets until a stop signal; `ready` is called once calls are taken."""
+        await self.start()
+        server = Server(self.http_config(), self.lifecycle, ready)
+        try:
+            await server.serve(sockets)
+        finally:
+            await self.close()
+
+    async def start(self) -> None:
+        """Takes over what the store holds and begins the work beside the calls."""
+        embedded = WEIGHTS[0].id if self._engine else None
+        await reconcile(self._data.providers, _texts(self._settings), embedded_model=embedded)
+        await self._watch()
+        if self._engine is not None:
+            await self._engine.start()
+            self._background.every(_RECHECK_SECONDS, "embedded engine", self._engine.recheck)
+        self._background.every(_WATCH_SECONDS, "changes", self._watch)
+        self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
+        self._background.run("discovery", self._discovery.run)
+
+    async def close(self) -> None:
+        """Ends what `start` began."""
+        await self._background.stop()
+        await self._keep_last_used()
+        if self._engine is not None:
+            await self._engine.stop()
+        await self._upstreams.aclose()
+
+    async def _watch(self) -> None:
+        """Takes over what any process changed in the store; without the store, goes on as is."""
+        try:
+            if self._data.database.changed() or self._stale:
+                self._stale = True
+                self._ring.refresh()
+                if self._pool.refresh():
+                    self._discovery.providers_changed()
+                self._stale = False
+            self._problem = None
+        except StorageError as error:
+            if self._problem is None:
+                _log.error("storage_unreadable", problem=str(error))
+            self._problem = str(error)
+
+    async def _keep_last_used(self) -> None:
+        used = self._ring.take_used()
+        if not used:
+            return
+        try:
+            await self._data.keys.touch(used)
+        except StorageError as error:
+            _log.warning("last_used_not_kept", problem=str(error))
+
+    def _registry(self, clock: Clock) -> Registry:
+        requests = [request for room in _OPERATIONS for request in declared_in(room)]
+        names = [request.__name__ for request in requests]
+        rooms = (
+            KeyHandlers(self._data.keys, self._ring, clock, names),
+            ProviderHandlers(self._data.providers, self._pool, self._discovery.providers_changed),
+            ChatHandlers(
+                self._pool, self._endpoints, self._adapter, wait=self._settings[s.PROVIDER_WAIT]
+            ),
+        )
+        registry = Registry({k: h for room in rooms for k, h in room.handlers().items()})
+        registry.require(requests)
+        return registry
+
+    def _embedded(self) -> LocalEngine:
+        engine_log = log.get("local")
+
+        def on_line(line: str) -> None:
+            engine_log.debug("engine_output", line=line)
+
+        return LocalEngine(self._data.weights, WEIGHTS[0], on_line=on_line)
+
+    async def _engine_address(self) -> tuple[str, str]:
+        if self._engine is None:
+            raise Unavailable("The embedded model is switched off: LOCAL_MODELS=false.")
+        try:
+            endpoint = await self._engine.ready(_ENGINE_SECONDS)
+        except EngineUnavailable as error:
+            raise Unavailable(str(error), reason="local_model_unavailable") from error
+        return endpoint.url, endpoint.api_key
+
+    async def _list_models(self, provider: Provider) -> list[str]:
+        endpoint = await self._endpoints.of(provider)
+        return await self._adapter.list_models(endpoint, provider.name)
+
+    def _problems(self) -> dict[str, str]:
+        return {"storage": self._problem} if self._problem else {}
+
+    def _local_state(self) -> dict[str, Any]:
+        if self._engine is None:
+            return {"state": "off"}
+        status = self._engine.status
+        state = {"state": status.state.value, "model": status.model, "reason": status.reason}
+        return {name: value for name, value in state.items() if value is not None}
+
+    def http_config(self) -> Config:
+        settings = self._settings
+        limits = Limits(
+            headers=settings[s.MAX_HEADERS],
+            header_seconds=settings[s.HEADER_TIMEOUT],
+            body_seconds=settings[s.BODY_TIMEOUT],
+            keep_alive_seconds=settings[s.KEEP_ALIVE],
+            grace_seconds=settings[s.SHUTDOWN_GRACE],
+        )
+        return Config(self.gateway, limits)
+
+
+def serve(
+    settings: s.Settings,
+    *,
+    sockets: list[socket.socket],
+    announce: Callable[[str | None], None],
+) -> None:
+    """Runs a server until it is stopped. `announce` gets the admin secret if one was made."""
+    redact = redactor_for(settings)
+    log.configure(level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact)
+    settings[s.APP_DATA].mkdir(parents=True, exist_ok=True)
+    with exclusive(settings[s.APP_DATA] / "server.lock"):
+        uvloop.run(_serve(settings, redact, sockets, announce))
+
+
+async def _serve(
+    settings: s.Settings,
+    redact: Redactor,
+    sockets: list[socket.socket],
+    announce: Callable[[str | None], None],
+) -> None:
+    clock = SystemClock()
+    data = open_data(settings, clock, lean=True)
+    try:
+        made = None
+        if settings.get(s.AUTH_SECRET) is None and data.secret.stored() is None:
+            made = await data.secret.replace()
+        app = App(settings, data, redact, clock)
+        await app.run(sockets, lambda: announce(made))
+    finally:
+        data.close()
+
+
+def _texts(settings: s.Settings) -> dict[str, str]:
+    """Settings by name as plain text, for what looks them up by a name in the catalogue."""
+    found: dict[str, str] = {}
+    for setting in s.SETTINGS:
+        value = settings.get(setting)
+        if isinstance(value, s.Secret):
+            found[setting.name] = value.reveal()
+        elif isinstance(value, str):
+            found[setting.name] = value
+    return found

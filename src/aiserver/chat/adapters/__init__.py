@@ -1,0 +1,1 @@
+"""How each kind of chat upstream is spoken to."""

@@ -1,0 +1,82 @@
+"""Server-sent events: bytes in any split become whole events, each judged before it goes on."""
+
+import msgspec
+
+from aiserver.contract.errors import UpstreamFailed
+
+DONE = b"data: [DONE]\n\n"
+# A tool call's arguments or an image may come in one event; more than this is not a chat chunk.
+MAX_EVENT = 16 * 1024 * 1024
+
+
+class EventSplitter:
+    """Collects bytes until an event's blank line; line ends may be LF or CRLF."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that are complete now, without their blank line."""
+        buffered = self._rest + data
+        if b"\r" in buffered:
+            tail = b"\r" if buffered.endswith(b"\r") else b""
+            buffered = buffered[: len(buffered) - len(tail)].replace(b"\r\n", b"\n") + tail
+        *events, self._rest = buffered.split(b"\n\n")
+        if len(self._rest) > MAX_EVENT:
+            raise UpstreamFailed("The provider sent an event without an end.")
+        return [event.lstrip(b"\n") for event in events if event.strip()]
+
+    def rest(self) -> bytes:
+        """What came after the last blank line."""
+        return self._rest.strip()
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data; None for a comment."""
+    if event.startswith(b"data:") and b"\n" not in event:
+        return event[5:].lstrip()
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line[:5] == b"data:"]
+    return b"\n".join(lines) if lines else None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """As much of a chunk as the gateway has to know."""
+
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def failed(self) -> bool:
+        return bytes(self.error) != b"null"
+
+    @property
+    def finished(self) -> bool:
+        return any(choice.finish_reason for choice in self.choices or ())
+
+    @property
+    def only_usage(self) -> bool:
+        return not self.choices and bytes(self.usage) != b"null"
+
+
+_chunks = msgspec.json.Decoder(Chunk)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """Raises UpstreamFailed for what is not a chunk."""
+    try:
+        return _chunks.decode(data)
+    except msgspec.MsgspecError as error:
+        raise UpstreamFailed("The provider sent an event that is not valid JSON.") from error
+
+
+def without_usage(data: bytes) -> bytes:
+    """The chunk without its `usage`, every other member as it came."""
+    members = _members.decode(data)
+    members.pop("usage", None)
+    return msgspec.json.encode(members)

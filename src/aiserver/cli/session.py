@@ -1,0 +1,25 @@
+"""Opens the server's data for one command, beside a running server or without one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from aiserver.app import Data, open_data
+from aiserver.cli.options import load
+from aiserver.kit.clock import SystemClock
+
+T = TypeVar("T")
+
+
+def with_data(data: Path | None, file: Path | None, work: Callable[[Data], Awaitable[T]]) -> T:
+    """Runs `work` on the data. A running server sees what it wrote within a second."""
+    opened = open_data(load(data, file), SystemClock())
+
+    async def run() -> T:
+        return await work(opened)
+
+    try:
+        return asyncio.run(run())
+    finally:
+        opened.close()

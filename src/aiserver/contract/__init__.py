@@ -1,0 +1,1 @@
+"""The language operations are written in; imports nothing of the product."""

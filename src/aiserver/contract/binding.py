@@ -1,0 +1,132 @@
+"""Binds what a caller sent to an operation's type: respell, convert, one error per field."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+from msgspec import inspect
+
+from aiserver.contract.errors import FieldError, InvalidRequest
+from aiserver.contract.spelling import spelling_of
+
+T = TypeVar("T", bound=msgspec.Struct)
+Pairs = Iterable[tuple[str, str]]
+
+_LENGTH = re.compile(r"of length (>=|<=) (\d+)")
+_BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+)")
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_PLACE = re.compile(r" - at `\$(.*)`$")
+_CODES = {
+    ">=": "GreaterThanOrEqual",
+    "<=": "LessThanOrEqual",
+    ">": "GreaterThan",
+    "<": "LessThan",
+}
+
+
+class Binder(Generic[T]):
+    """Compiled once per request type."""
+
+    def __init__(self, request: type[T]) -> None:
+        self._request = request
+        self._spelling = spelling_of(request)
+        self._fields = msgspec.structs.fields(request)
+        info = cast(inspect.StructType, inspect.type_info(request))
+        self._infos = {field.encode_name: _plain(field.type) for field in info.fields}
+
+    def wire_name(self, name: str) -> str | None:
+        return self._spelling.wire_name(name)
+
+    def bind(self, members: dict[str, Any], pairs: Pairs = ()) -> T:
+        """The request; `members` is respelled in place. Raises InvalidRequest.
+
+        `pairs` (path variables, query, form) fill what the members leave empty; unknown names and
+        empty values are ignored.
+        """
+        self._spelling.respell(members)
+        for name, text in pairs:
+            wire = self._spelling.wire_name(name)
+            if wire is not None and text != "" and members.get(wire) is None:
+                members[wire] = _from_text(text, self._infos[wire])
+        return self._convert(members)
+
+    def _convert(self, members: dict[str, Any]) -> T:
+        values: dict[str, Any] = {}
+        errors: list[FieldError] = []
+        for field in self._fields:
+            value = members.get(field.encode_name)
+            if value is None or (value == "" and field.required):
+                if field.required:
+                    errors.append(_missing(field))
+                continue
+            try:
+                values[field.name] = msgspec.convert(value, field.type, strict=False)
+            except msgspec.ValidationError as error:
+                errors.append(_invalid(field, str(error)))
+        if errors:
+            raise InvalidRequest.of(errors)
+        return self._request(**values)
+
+
+def _plain(info: inspect.Type) -> inspect.Type:
+    """The type itself, without Optional and annotations."""
+    match info:
+        case inspect.Metadata(type=inner):
+            return _plain(inner)
+        case inspect.UnionType(types=types):
+            rest = [t for t in types if not isinstance(t, inspect.NoneType)]
+            return _plain(rest[0]) if len(rest) == 1 else info
+        case _:
+            return info
+
+
+def _from_text(text: str, info: inspect.Type) -> Any:
+    """The value that text of a query or form stands for; lists may be `a,b`, `[a,b]` or JSON."""
+    if isinstance(info, (inspect.StrType, inspect.EnumType)):
+        return text
+    if text[0] in "[{":
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            if isinstance(info, inspect.ListType) and text[0] == "[":
+                return _comma_list(text.strip("[]"))
+    if isinstance(info, inspect.ListType):
+        return _comma_list(text)
+    return text
+
+
+def _comma_list(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")] if text else []
+
+
+def _pascal(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def _title(name: str) -> str:
+    return _WORDS.sub(" ", _pascal(name))
+
+
+def _missing(field: msgspec.structs.FieldInfo) -> FieldError:
+    name = field.encode_name
+    code = "NotEmpty" if _holds_text(field.type) else "NotNull"
+    return FieldError(code, _pascal(name), f"'{_title(name)}' must not be empty.")
+
+
+def _holds_text(declared: Any) -> bool:
+    return isinstance(_plain(inspect.type_info(declared)), inspect.StrType)
+
+
+def _invalid(field: msgspec.structs.FieldInfo, problem: str) -> FieldError:
+    name = field.encode_name
+    place = _PLACE.search(problem)
+    wrong = _PLACE.sub("", problem).replace("`", "'")
+    where = f"{_pascal(name)}{place[1]}" if place else _pascal(name)
+    if _LENGTH.search(wrong):
+        code = "NotEmpty" if "length >= 1" in wrong else "Length"
+    elif bound := _BOUND.search(wrong):
+        code = _CODES[bound[1]]
+    else:
+        code = "RequestBindingException"
+    return FieldError(code, where, f"'{_title(name)}' is not valid: {wrong[0].lower()}{wrong[1:]}.")

@@ -1,0 +1,139 @@
+"""One operation, declared once: the class is the request, the decorator says the rest."""
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from enum import Enum
+from types import ModuleType
+from typing import Any, TypeVar
+
+import msgspec
+
+from aiserver.contract.caller import Caller
+
+GET = ("GET",)
+POST = ("POST",)
+PUT = ("PUT",)
+PATCH = ("PATCH",)
+DELETE = ("DELETE",)
+
+Request = TypeVar("Request", bound=msgspec.Struct)
+
+
+class Access(Enum):
+    """Who may call an operation."""
+
+    OPEN = "open"
+    KEY = "key"
+    ADMIN = "admin"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A path beside /api/{Name}; `{Name}` is one segment, `{Name*}` the rest of the path."""
+
+    path: str
+    verbs: tuple[str, ...]
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an operation.
+
+    `keeps_members`: the handler also gets the members as they were sent. `ends_with_caller`: it is
+    cancelled when its caller hangs up.
+    """
+
+    name: str
+    request: type[msgspec.Struct]
+    returns: type[msgspec.Struct] | None
+    verbs: tuple[str, ...]
+    access: Access
+    tag: str
+    summary: str
+    routes: tuple[Route, ...] = ()
+    keeps_members: bool = False
+    ends_with_caller: bool = False
+    beyond_contract: bool = False
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of an operation: who asked, under which id, and the members as they were sent."""
+
+    operation: Operation
+    caller: Caller
+    request_id: str
+    members: dict[str, Any] = {}
+    reset: frozenset[str] = frozenset()
+
+
+class JsonBytes(msgspec.Struct, frozen=True):
+    """An answer that is JSON already."""
+
+    body: bytes
+
+
+class EventStream(msgspec.Struct, frozen=True):
+    """An answer of server-sent events, each chunk holding whole events.
+
+    `close` frees what the stream holds and is called once, however the stream ends.
+    """
+
+    events: AsyncGenerator[bytes]
+    close: Callable[[], None]
+
+
+Answer = msgspec.Struct | JsonBytes | EventStream | None
+Handler = Callable[[Any, Call], Awaitable[Answer]]
+
+_DECLARATION = "__operation__"
+
+
+def operation(
+    *,
+    tag: str,
+    verbs: tuple[str, ...],
+    access: Access,
+    returns: type[msgspec.Struct] | None,
+    routes: tuple[Route, ...] = (),
+    keeps_members: bool = False,
+    ends_with_caller: bool = False,
+    beyond_contract: bool = False,
+) -> Callable[[type[Request]], type[Request]]:
+    """Declares a Struct an operation: its name is the wire name, its docstring the summary."""
+
+    def declare(request: type[Request]) -> type[Request]:
+        declared = Operation(
+            name=request.__name__,
+            request=request,
+            returns=returns,
+            verbs=verbs,
+            access=access,
+            tag=tag,
+            summary=inspect.cleandoc(request.__dict__.get("__doc__") or ""),
+            routes=routes,
+            keeps_members=keeps_members,
+            ends_with_caller=ends_with_caller,
+            beyond_contract=beyond_contract,
+        )
+        setattr(request, _DECLARATION, declared)
+        return request
+
+    return declare
+
+
+def operation_of(request: type[msgspec.Struct]) -> Operation:
+    """The declaration of a request type; TypeError when there is none."""
+    declared = request.__dict__.get(_DECLARATION)
+    if not isinstance(declared, Operation):
+        raise TypeError(f"{request.__name__} is not declared with @operation")
+    return declared
+
+
+def declared_in(module: ModuleType) -> list[type[msgspec.Struct]]:
+    """The operations that a room's module declares."""
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, msgspec.Struct)
+        and value.__module__ == module.__name__
+        and _DECLARATION in value.__dict__
+    ]

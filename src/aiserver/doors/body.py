@@ -1,0 +1,162 @@
+"""Reads a request's body within its bounds: values into memory, files to disk."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from aiserver.contract.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    MalformedBody,
+    Unavailable,
+    UnsupportedMedia,
+)
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_FORM = "application/x-www-form-urlencoded"
+_MOST_FIELDS = 1000
+_MOST_FILES = 32
+
+
+class ClientGone(Exception):
+    """The caller hung up before its request was complete."""
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Bytes: one body in memory, one upload, all bodies in memory together."""
+
+    body: int
+    upload: int
+    buffered: int
+
+
+class Body(msgspec.Struct):
+    """What a body said: JSON members, form pairs, and files that wait on disk."""
+
+    members: dict[str, Any] = {}
+    pairs: list[tuple[str, str]] = []
+    files: dict[str, UploadFile] = {}
+
+
+class BodyReader:
+    """One for the whole server, because it counts what is held in memory altogether."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+        self.held = 0
+
+    @asynccontextmanager
+    async def read(self, headers: Headers, receive: Receive) -> AsyncGenerator[Body]:
+        """The body, until the end of the block. Raises BodyTooLarge, MalformedBody, Unavailable."""
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia()
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            async with self._multipart(headers, receive) as body:
+                yield body
+            return
+        _refuse_announced(headers, self._sizes.body, "MAX_BODY")
+        held: list[int] = []
+        try:
+            raw = b"".join([chunk async for chunk in self._chunks(receive, held)])
+            # curl -d says that its JSON is a form; no form starts with a brace.
+            is_form = kind == _FORM and not raw.lstrip().startswith(b"{")
+            yield _form(raw) if is_form else _json(raw)
+        finally:
+            self.held -= sum(held)
+
+    async def _chunks(self, receive: Receive, held: list[int]) -> AsyncGenerator[bytes]:
+        async for chunk in _received(receive):
+            held.append(len(chunk))
+            self.held += len(chunk)
+            if sum(held) > self._sizes.body:
+                raise _too_large(self._sizes.body, "MAX_BODY")
+            if self.held > self._sizes.buffered:
+                raise Unavailable("The server holds as many bodies as it can.", retry_after=2)
+            yield chunk
+
+    @asynccontextmanager
+    async def _multipart(self, headers: Headers, receive: Receive) -> AsyncGenerator[Body]:
+        _refuse_announced(headers, self._sizes.upload, "MAX_UPLOAD")
+        parser = MultiPartParser(
+            headers,
+            self._bounded(receive),
+            max_files=_MOST_FILES,
+            max_fields=_MOST_FIELDS,
+            max_part_size=self._sizes.body,
+        )
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise MalformedBody(f"The form cannot be read: {error.message}") from None
+        except (KeyError, ValueError) as error:
+            raise MalformedBody("The form has no boundary or a broken part.") from error
+        body = Body()
+        try:
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    body.files[name] = value
+                else:
+                    body.pairs.append((name, value))
+            yield body
+        finally:
+            await form.close()
+
+    async def _bounded(self, receive: Receive) -> AsyncGenerator[bytes]:
+        total = 0
+        async for chunk in _received(receive):
+            total += len(chunk)
+            if total > self._sizes.upload:
+                raise _too_large(self._sizes.upload, "MAX_UPLOAD")
+            yield chunk
+
+
+async def _received(receive: Receive) -> AsyncGenerator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+def _refuse_announced(headers: Headers, limit: int, setting: str) -> None:
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit, setting)
+
+
+def _too_large(limit: int, setting: str) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body is larger than {limit / 1e6:g} MB; send less, or ask your administrator to "
+        f"raise {setting}."
+    )
+
+
+def _json(raw: bytes) -> Body:
+    if not raw.strip():
+        return Body()
+    try:
+        decoded = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise MalformedBody("The body is nested too deeply.") from None
+    if not isinstance(decoded, dict):
+        raise MalformedBody("The body must be a JSON object: {...}.")
+    return Body(members=cast("dict[str, Any]", decoded))
+
+
+def _form(raw: bytes) -> Body:
+    try:
+        pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except (UnicodeDecodeError, ValueError):
+        raise InvalidRequest(f"The form is not UTF-8 or has over {_MOST_FIELDS} fields.") from None
+    return Body(pairs=pairs)

@@ -1,0 +1,1 @@
+"""API keys, the administrator's secret, and what each may do."""

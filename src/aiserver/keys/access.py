@@ -1,0 +1,118 @@
+"""Who a call comes from and whether it may run; a hash and a look-up in memory, nothing slower."""
+
+import hashlib
+import hmac
+from datetime import datetime
+
+import msgspec
+
+from aiserver.contract.caller import ADMINISTRATOR, ANYONE, Caller
+from aiserver.contract.errors import Forbidden, Unauthenticated
+from aiserver.contract.operation import Access, Operation
+from aiserver.keys.store import AdminSecret, ApiKey, KeyStore, digest, salted
+from aiserver.kit.clock import Clock
+
+_LONGEST = 512
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """The secrets that a request shows; X-Api-Key wins over the bearer."""
+
+    bearer: str | None = None
+    api_key: str | None = None
+    auth_secret: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credentials(***)"
+
+    @property
+    def any(self) -> str | None:
+        return self.api_key or self.bearer or self.auth_secret
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    key: ApiKey
+    caller: Caller
+
+
+class KeyRing:
+    """Every key in memory, renewed when its revision in the store moved."""
+
+    def __init__(
+        self, store: KeyStore, secret: AdminSecret, clock: Clock, *, auth_secret: str | None
+    ) -> None:
+        self._store = store
+        self._secret = secret
+        self._clock = clock
+        self._given = (b"given", salted(b"given", auth_secret)) if auth_secret else None
+        self._admin: tuple[bytes, bytes] | None = self._given
+        self._keys: dict[bytes, _Entry] = {}
+        self._revision = -1
+        self._used: dict[int, datetime] = {}
+
+    def refresh(self) -> None:
+        """Reads the keys again if they changed. Raises StorageError; then the old ones stay."""
+        revision = self._store.revision()
+        if revision == self._revision:
+            return
+        keys = {key.hash: _Entry(key, key.caller()) for key in self._store.all()}
+        self._admin = self._given or self._secret.stored()
+        self._keys = keys
+        self._revision = revision
+
+    def identify(self, credentials: Credentials) -> Caller:
+        """The caller; ANYONE without credentials. Raises Unauthenticated for wrong ones."""
+        shown = credentials.any
+        if shown is None:
+            return ANYONE
+        if len(shown) > _LONGEST:
+            raise Unauthenticated("Invalid API Key")
+        if self._is_admin(shown):
+            return ADMINISTRATOR
+        sought = digest(shown)
+        entry = self._keys.get(sought)
+        if entry is None or not hmac.compare_digest(entry.key.hash, sought):
+            raise Unauthenticated("Invalid API Key")
+        return self._usable(entry)
+
+    def take_used(self) -> dict[int, datetime]:
+        """When keys were last used since this was last asked."""
+        used, self._used = self._used, {}
+        return used
+
+    def _usable(self, entry: _Entry) -> Caller:
+        now = self._clock.now()
+        if entry.key.cancelled is not None:
+            raise Unauthenticated("This API key was disabled; ask your administrator for another.")
+        if entry.key.expires is not None and entry.key.expires <= now:
+            raise Unauthenticated("This API key has expired; ask your administrator for another.")
+        self._used[entry.key.id] = now
+        return entry.caller
+
+    def _is_admin(self, shown: str) -> bool:
+        if self._admin is None:
+            return False
+        salt, expected = self._admin
+        return hmac.compare_digest(salted(salt, shown), expected)
+
+
+def permit(caller: Caller, operation: Operation) -> None:
+    """Returns when the caller may run this. Raises Unauthenticated or Forbidden."""
+    if operation.access is Access.OPEN or caller.is_admin:
+        return
+    if not caller.known:
+        raise Unauthenticated()
+    if operation.access is Access.ADMIN:
+        raise Unauthenticated(
+            "Not Authenticated. This needs the administrator's secret or a key with scope Admin."
+        )
+    if caller.restrict_to and operation.name not in caller.restrict_to:
+        raise Forbidden(
+            f"This API key may not call {operation.name}; "
+            f"it may call {', '.join(sorted(caller.restrict_to))}."
+        )
+
+
+def fingerprint(text: str) -> str:
+    """Names a secret in a log without giving it away."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,182 @@
+"""What can be called about keys: signing in, and the administrator's work on API keys."""
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta
+
+from aiserver.contract.operation import DELETE, GET, PATCH, POST, Access, Route, operation
+from aiserver.contract.responses import EmptyResponse, ResponseStatus, Wire
+
+Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
+Name = Annotated[str, Meta(max_length=200)]
+Notes = Annotated[str, Meta(max_length=10_000)]
+
+
+class HelloResponse(Wire, kw_only=True):
+    result: str
+
+
+@operation(
+    tag="Info",
+    verbs=GET,
+    access=Access.OPEN,
+    returns=HelloResponse,
+    routes=(Route("/hello", GET), Route("/hello/{Name}", GET)),
+)
+class Hello(Wire, kw_only=True):
+    """Greets; shows that the server answers and that a client reaches it."""
+
+    name: Annotated[str, Meta(max_length=1000)] | None = None
+
+
+class AuthenticateResponse(Wire, kw_only=True):
+    user_id: str
+    session_id: str | None = None
+    user_name: str | None = None
+    display_name: str | None = None
+    roles: list[str] | None = None
+    permissions: list[str] | None = None
+    auth_provider: str | None = None
+    response_status: ResponseStatus | None = None
+
+
+@operation(
+    tag="Auth",
+    verbs=POST,
+    access=Access.KEY,
+    returns=AuthenticateResponse,
+    routes=(Route("/auth", GET + POST), Route("/authenticate", GET + POST)),
+)
+class Authenticate(Wire, kw_only=True):
+    """Tells whose key this is; 401 for a key that is not valid."""
+
+    provider: str | None = None
+
+
+class PartialApiKey(Wire, kw_only=True):
+    """A key as it may be shown: never its text."""
+
+    id: int
+    name: str
+    user_id: str | None = None
+    user_name: str | None = None
+    visible_key: str
+    environment: str | None = None
+    created_date: datetime
+    expiry_date: datetime | None = None
+    cancelled_date: datetime | None = None
+    last_used_date: datetime | None = None
+    scopes: list[str]
+    features: list[str]
+    restrict_to: list[str]
+    models: list[str]
+    notes: str | None = None
+    ref_id: int | None = None
+    ref_id_str: str | None = None
+    meta: dict[str, str] | None = None
+    active: bool
+
+
+class AdminApiKeysResponse(Wire, kw_only=True):
+    results: list[PartialApiKey]
+    response_status: ResponseStatus | None = None
+
+
+@operation(tag="Admin", verbs=GET, access=Access.ADMIN, returns=AdminApiKeysResponse)
+class AdminQueryApiKeys(Wire, kw_only=True):
+    """Lists API keys."""
+
+    id: int | None = None
+    api_key: str | None = None
+    search: str | None = None
+    user_id: str | None = None
+    user_name: str | None = None
+    order_by: str | None = None
+    skip: int | None = None
+    take: int | None = None
+
+
+class AdminApiKeyResponse(Wire, kw_only=True):
+    """`result` is the key's text; it is shown this once."""
+
+    result: str
+    response_status: ResponseStatus | None = None
+
+
+@operation(tag="Admin", verbs=POST, access=Access.ADMIN, returns=AdminApiKeyResponse)
+class AdminCreateApiKey(Wire, kw_only=True):
+    """Creates an API key and returns its text, this once."""
+
+    name: Name | None = None
+    user_id: Name | None = None
+    user_name: Name | None = None
+    scopes: Names | None = None
+    features: Names | None = None
+    restrict_to: Names | None = None
+    models: Names | None = None
+    expiry_date: datetime | None = None
+    notes: Notes | None = None
+    ref_id: int | None = None
+    ref_id_str: Name | None = None
+    meta: dict[str, str] | None = None
+
+
+@operation(tag="Admin", verbs=PATCH, access=Access.ADMIN, returns=EmptyResponse)
+class AdminUpdateApiKey(Wire, kw_only=True):
+    """Changes the given members of an API key; `reset` names members to clear."""
+
+    id: int
+    name: Name | None = None
+    user_id: Name | None = None
+    user_name: Name | None = None
+    scopes: Names | None = None
+    features: Names | None = None
+    restrict_to: Names | None = None
+    models: Names | None = None
+    expiry_date: datetime | None = None
+    cancelled_date: datetime | None = None
+    notes: Notes | None = None
+    ref_id: int | None = None
+    ref_id_str: Name | None = None
+    meta: dict[str, str] | None = None
+    reset: list[str] | None = None
+
+
+@operation(tag="Admin", verbs=DELETE, access=Access.ADMIN, returns=EmptyResponse)
+class AdminDeleteApiKey(Wire, kw_only=True):
+    """Deletes an API key; calls with it are refused from then on."""
+
+    id: int
+
+
+class CreateApiKeyResponse(Wire, kw_only=True):
+    """`key` is the key's text; it is shown this once."""
+
+    id: int
+    key: str
+    name: str
+    user_id: str | None = None
+    user_name: str | None = None
+    visible_key: str
+    created_date: datetime
+    expiry_date: datetime | None = None
+    cancelled_date: datetime | None = None
+    notes: str | None = None
+
+
+@operation(tag="Admin", verbs=POST, access=Access.ADMIN, returns=CreateApiKeyResponse)
+class CreateApiKey(Wire, kw_only=True):
+    """Creates an API key, from a text of the caller's or a new one."""
+
+    key: str | None = None
+    name: Name | None = None
+    user_id: Name | None = None
+    user_name: Name | None = None
+    scopes: Names | None = None
+    restrict_to: Names | None = None
+    models: Names | None = None
+    notes: Notes | None = None
+    ref_id: int | None = None
+    ref_id_str: Name | None = None
+    meta: dict[str, str] | None = None

@@ -1,0 +1,1 @@
+"""What every room stands on: database, upstream connections, processes, logs, clock and ids."""

@@ -1,0 +1,131 @@
+"""The kinds of provider, as rows of data; one that differs only by data is a row, never a class."""
+
+import re
+
+import msgspec
+
+from aiserver.contract.responses import Wire
+
+_VERSION = re.compile(r"/v\d+(?:beta\d*)?$")
+_CHAT = "/chat/completions"
+
+
+class AiType(Wire, kw_only=True):
+    """A kind of provider as the wire shows it; `provider` names the protocol it speaks."""
+
+    id: str
+    provider: str
+    website: str
+    api_base_url: str
+    icon: str | None = None
+    api_models: dict[str, str] = {}
+
+
+class ProviderType(msgspec.Struct, frozen=True, kw_only=True):
+    """`asks_usage`: a stream gives token counts only when `stream_options` ask for them.
+
+    `variable` and `address` are the settings that make such a provider appear, as `name`.
+    """
+
+    wire: AiType
+    name: str
+    asks_usage: bool = True
+    variable: str | None = None
+    address: str | None = None
+
+
+TYPES: tuple[ProviderType, ...] = (
+    ProviderType(
+        wire=AiType(
+            id="Open AI",
+            provider="OpenAiProvider",
+            website="https://openai.com",
+            api_base_url="https://api.openai.com",
+        ),
+        name="openai",
+        variable="OPENAI_API_KEY",
+        address="OPENAI_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="OpenRouter",
+            provider="OpenAiProvider",
+            website="https://openrouter.ai",
+            api_base_url="https://openrouter.ai/api",
+        ),
+        name="openrouter",
+        variable="OPENROUTER_API_KEY",
+        address="OPENROUTER_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="Mistral AI",
+            provider="OpenAiProvider",
+            website="https://mistral.ai",
+            api_base_url="https://api.mistral.ai",
+        ),
+        name="mistral",
+        asks_usage=False,
+        variable="MISTRAL_API_KEY",
+        address="MISTRAL_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="GroqCloud",
+            provider="OpenAiProvider",
+            website="https://groq.com",
+            api_base_url="https://api.groq.com/openai",
+        ),
+        name="groq",
+        variable="GROQ_API_KEY",
+        address="GROQ_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="Ollama",
+            provider="OllamaAiProvider",
+            website="https://ollama.com",
+            api_base_url="http://localhost:11434",
+        ),
+        name="ollama",
+        address="OLLAMA_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="Custom",
+            provider="CustomOpenAiProvider",
+            website="",
+            api_base_url="http://localhost:8080",
+        ),
+        name="custom",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="Local",
+            provider="CustomOpenAiProvider",
+            website="",
+            api_base_url="http://127.0.0.1",
+        ),
+        name="local",
+    ),
+)
+
+LOCAL_TYPE = "Local"
+BY_ID = {row.wire.id: row for row in TYPES}
+
+
+def type_named(name: str) -> ProviderType | None:
+    """By id in any case, or by the default name of its providers: `Open AI`, `openai`."""
+    wanted = name.casefold()
+    return next((t for t in TYPES if wanted in (t.wire.id.casefold(), t.name)), None)
+
+
+def api_root(base_url: str) -> str:
+    """What every OpenAI path of an upstream starts with.
+
+    A base URL may end in the host, in a version such as /v1, or in /v1/chat/completions.
+    """
+    url = base_url.rstrip("/").removesuffix(_CHAT)
+    if url != base_url.rstrip("/") or _VERSION.search(url):
+        return url
+    return f"{url}/v1"

@@ -1,0 +1,82 @@
+"""Where a provider is reached and what opens it."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from aiserver.contract.errors import UpstreamFailed
+from aiserver.kit.crypto import EncryptionKeyError
+from aiserver.providers.catalogue import BY_ID, ProviderType, api_root
+from aiserver.providers.store import EMBEDDED, ENVIRONMENT, Provider, ProviderStore
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """`root` is what every path starts with; `headers` hold the upstream's key."""
+
+    root: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    type: ProviderType
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.root!r})"
+
+
+class Endpoints:
+    """`embedded` gives the address and key of the engine in the child process.
+
+    `learn` is told every upstream key before it is used, so that no sink ever shows it.
+    """
+
+    def __init__(
+        self,
+        store: ProviderStore,
+        settings: Mapping[str, str],
+        embedded: Callable[[], Awaitable[tuple[str, str]]],
+        learn: Callable[[str], None],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._embedded = embedded
+        self._learn = learn
+        self._environment = environment
+
+    async def of(self, provider: Provider) -> Endpoint:
+        """Raises UpstreamFailed when the provider has no usable key, Unavailable when it is off."""
+        kind = BY_ID[provider.ai_type_id]
+        if provider.source == EMBEDDED:
+            url, key = await self._embedded()
+            return Endpoint(api_root(url), _headers(provider, key), kind)
+        key = self._key(provider, kind)
+        if key:
+            self._learn(key)
+        base = provider.api_base_url or kind.wire.api_base_url
+        return Endpoint(api_root(base), _headers(provider, key), kind)
+
+    def _key(self, provider: Provider, kind: ProviderType) -> str | None:
+        if provider.source == ENVIRONMENT:
+            return self._settings.get(kind.variable) if kind.variable else None
+        if provider.api_key_var and provider.api_key is None:
+            key = self._environment.get(provider.api_key_var)
+            if not key:
+                raise UpstreamFailed(
+                    f"Provider {provider.name} is misconfigured; ask your administrator.",
+                    reason="provider_misconfigured",
+                )
+            return key
+        try:
+            return self._store.key_of(provider)
+        except EncryptionKeyError as error:
+            raise UpstreamFailed(
+                f"Provider {provider.name} is misconfigured; ask your administrator.",
+                reason="provider_misconfigured",
+            ) from error
+
+
+def _headers(provider: Provider, key: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    if not key:
+        return ()
+    if provider.api_key_header:
+        return ((provider.api_key_header.encode("latin-1"), key.encode("latin-1")),)
+    return ((b"Authorization", b"Bearer " + key.encode("latin-1")),)

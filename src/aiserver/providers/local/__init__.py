@@ -1,0 +1,1 @@
+"""The built-in provider: a small language model run by llama.cpp on this machine."""

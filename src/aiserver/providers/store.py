@@ -1,0 +1,144 @@
+"""The table of providers, upstream keys encrypted."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aiserver.kit.clock import Clock
+from aiserver.kit.crypto import Cipher
+from aiserver.kit.db import Connection, Database, IntegrityError, Row
+from aiserver.kit.times import iso, parse_iso
+from aiserver.providers.operations import AiProviderModel
+
+ADMIN, ENVIRONMENT, EMBEDDED = "admin", "environment", "embedded"
+
+_COLUMNS = (
+    "id, name, source, ai_type_id, api_base_url, api_key, api_key_var, api_key_header, "
+    "heartbeat_url, task_paths, concurrency, priority, enabled, offline, created, models"
+)
+
+
+class NameTaken(Exception):
+    """A provider of this name exists."""
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """One provider; `api_key` stays sealed until a call needs it."""
+
+    id: int
+    name: str
+    source: str
+    ai_type_id: str
+    api_base_url: str | None = None
+    api_key: bytes | None = None
+    api_key_var: str | None = None
+    api_key_header: str | None = None
+    heartbeat_url: str | None = None
+    task_paths: dict[str, str] | None = None
+    concurrency: int = 0
+    priority: int = 0
+    enabled: bool = True
+    offline: datetime | None = None
+    created: datetime
+    models: list[AiProviderModel] = []
+
+    def __repr__(self) -> str:
+        return f"Provider({self.id}, {self.name!r})"
+
+
+class ProviderStore:
+    """Who holds copies in memory learns of changes by `revision`."""
+
+    def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
+        self._db = database
+        self._cipher = cipher
+        self._clock = clock
+
+    def all(self) -> list[Provider]:
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM providers ORDER BY priority DESC, id")
+        return [_provider(row) for row in rows]
+
+    def revision(self) -> int:
+        return int(self._db.read("SELECT number FROM revisions WHERE name = 'providers'")[0][0])
+
+    def key_of(self, provider: Provider) -> str | None:
+        """The upstream key in clear. Raises EncryptionKeyError when it cannot be opened."""
+        if provider.api_key is None:
+            return None
+        return self._cipher.open(provider.api_key, bound_to=f"provider {provider.name}")
+
+    async def create(self, name: str, source: str, members: Mapping[str, Any]) -> Provider:
+        """Raises NameTaken."""
+        values = {"name": name, "source": source, "created": self._clock.now(), **members}
+        written = self._written(name, values)
+
+        def insert(connection: Connection) -> Provider:
+            names = ", ".join(written)
+            marks = ", ".join("?" for _ in written)
+            try:
+                rows = connection.rows(
+                    f"INSERT INTO providers ({names}) VALUES ({marks}) RETURNING {_COLUMNS}",
+                    list(written.values()),
+                )
+            except IntegrityError:
+                raise NameTaken from None
+            _changed(connection)
+            return _provider(rows[0])
+
+        return await self._db.write(insert)
+
+    async def update(self, provider: Provider, members: Mapping[str, Any]) -> None:
+        """Raises NameTaken. A key is sealed for its provider's name; a new name seals it anew."""
+        values = dict(members)
+        name = values.get("name", provider.name)
+        if name != provider.name and "api_key" not in values:
+            values["api_key"] = self.key_of(provider)
+        written = self._written(name, values)
+
+        def change(connection: Connection) -> None:
+            pairs = ", ".join(f"{column} = ?" for column in written) or "id = id"
+            try:
+                connection.execute(
+                    f"UPDATE providers SET {pairs} WHERE id = ?", (*written.values(), provider.id)
+                )
+            except IntegrityError:
+                raise NameTaken from None
+            _changed(connection)
+
+        await self._db.write(change)
+
+    async def delete(self, provider_id: int) -> bool:
+        def remove(connection: Connection) -> bool:
+            found = connection.execute("DELETE FROM providers WHERE id = ?", (provider_id,))
+            _changed(connection)
+            return found > 0
+
+        return await self._db.write(remove)
+
+    def _written(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        written = dict(values)
+        for column, value in values.items():
+            if column == "api_key" and value is not None:
+                written[column] = self._cipher.seal(value, bound_to=f"provider {name}")
+            elif column in ("models", "task_paths") and value is not None:
+                written[column] = msgspec.json.encode(value).decode()
+            elif isinstance(value, datetime):
+                written[column] = iso(value)
+        return written
+
+
+def _changed(connection: Connection) -> None:
+    connection.execute("UPDATE revisions SET number = number + 1 WHERE name = 'providers'")
+
+
+def _provider(row: Row) -> Provider:
+    values = dict(zip((name.strip() for name in _COLUMNS.split(",")), row, strict=True))
+    values["models"] = msgspec.json.decode(values["models"], type=list[AiProviderModel])
+    if values["task_paths"] is not None:
+        values["task_paths"] = msgspec.json.decode(values["task_paths"])
+    values["enabled"] = bool(values["enabled"])
+    values["created"] = parse_iso(values["created"])
+    values["offline"] = parse_iso(values["offline"]) if values["offline"] else None
+    return Provider(**values)

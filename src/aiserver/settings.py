@@ -1,0 +1,353 @@
+"""Every setting in one table: its name, how it is read, its default and its help."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class SettingError(Exception):
+    """A setting that cannot be used; the message names it and says what to write instead."""
+
+
+class Secret:
+    """Text that never shows itself: `reveal()` is the only way to the value."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+def text(value: str) -> str:
+    return value
+
+
+def secret(value: str) -> Secret:
+    return Secret(value)
+
+
+def whole(value: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", value):
+        raise ValueError("a whole number such as 8 is needed")
+    return int(value)
+
+
+def port(value: str) -> int:
+    number = whole(value)
+    if number > 65535:
+        raise ValueError("a port is a number up to 65535")
+    return number
+
+
+def switch(value: str) -> bool:
+    folded = value.lower()
+    if folded in {"true", "on", "yes", "1"}:
+        return True
+    if folded in {"false", "off", "no", "0"}:
+        return False
+    raise ValueError("true or false is needed")
+
+
+def size(value: str) -> int:
+    """Bytes; accepts a unit: 50 MB, 2GiB, 1048576."""
+    match = re.fullmatch(r"(\d{1,15})\s*([KMG]?I?B)?", value.strip().upper())
+    if match is None or (match[2] or "") not in _UNITS | {"B": 1}:
+        raise ValueError("a size such as 50MB or 2GB is needed")
+    return int(match[1]) * (_UNITS | {"B": 1})[match[2] or ""]
+
+
+def seconds(value: str) -> float:
+    """Seconds; accepts a unit: 30, 30s, 10m, 2h, 7d."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)", value.strip())
+    if match is None:
+        raise ValueError("a duration such as 30s, 10m, 2h or 7d is needed")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def choose(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is needed")
+        return value.lower()
+
+    choose.__name__ = " | ".join(choices)
+    return choose
+
+
+def web_url(value: str) -> str:
+    """A base URL; no scheme means http, and 0.0.0.0 means this machine."""
+    url = value if "://" in value else f"http://{value}"
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+        raise ValueError("a URL such as http://localhost:11434 is needed")
+    return re.sub(r"^(https?://)0\.0\.0\.0", r"\g<1>127.0.0.1", url).rstrip("/")
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """One row: `default` is text as an operator would write it, or None for "not set"."""
+
+    name: str
+    read: Callable[[str], T]
+    default: str | None
+    help: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.name.lower()
+
+
+PORT = Setting("PORT", port, "5006", "Port that the server listens on.")
+HOST = Setting(
+    "HOST",
+    text,
+    "localhost",
+    "Address that the server listens on; localhost means 127.0.0.1 and ::1.",
+)
+APP_DATA = Setting("APP_DATA", Path, "App_Data", "Folder for everything that must survive.")
+AUTH_SECRET = Setting(
+    "AUTH_SECRET",
+    secret,
+    None,
+    "The administrator's secret, at least 24 characters. Without it one is generated at the first "
+    "start, printed once and kept hashed.",
+)
+ENCRYPTION_KEY = Setting(
+    "ENCRYPTION_KEY",
+    secret,
+    None,
+    "Encrypts upstream keys at rest: 32 bytes as base64 or 64 hex digits. Without it one is "
+    "generated in APP_DATA/encryption.key.",
+)
+DATABASE_URL = Setting(
+    "DATABASE_URL", text, None, "Only the embedded SQLite database in APP_DATA is supported so far."
+)
+WORKERS = Setting(
+    "WORKERS", whole, "1", "Gateway processes. More than one needs PostgreSQL and is refused."
+)
+MAX_BODY = Setting(
+    "MAX_BODY", size, "50MB", "Largest body that is held in memory: JSON and form values."
+)
+MAX_UPLOAD = Setting(
+    "MAX_UPLOAD", size, "2GB", "Largest upload; file parts are written to disk as they arrive."
+)
+MAX_BUFFERED = Setting(
+    "MAX_BUFFERED",
+    size,
+    "512MB",
+    "All bodies held in memory together; over it callers get 503 with Retry-After.",
+)
+MAX_HEADERS = Setting("MAX_HEADERS", size, "32KiB", "Largest request line and headers together.")
+HEADER_TIMEOUT = Setting(
+    "HEADER_TIMEOUT", seconds, "15s", "Longest time a client may take to send its headers."
+)
+BODY_TIMEOUT = Setting(
+    "BODY_TIMEOUT", seconds, "30s", "Longest silence of a client in the middle of its body."
+)
+KEEP_ALIVE = Setting(
+    "KEEP_ALIVE", seconds, "75s", "How long an idle connection of a client stays open."
+)
+SHUTDOWN_GRACE = Setting(
+    "SHUTDOWN_GRACE", seconds, "30s", "How long running calls may finish after a stop signal."
+)
+PROVIDER_WAIT = Setting(
+    "PROVIDER_WAIT", seconds, "30s", "How long a call waits for a free slot of a busy provider."
+)
+LOG_LEVEL = Setting(
+    "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "Least level that is logged."
+)
+LOG_FORMAT = Setting(
+    "LOG_FORMAT",
+    one_of("auto", "console", "json"),
+    "auto",
+    "Form of log lines on stdout; auto is console on a terminal and json elsewhere.",
+)
+LOCAL_MODELS = Setting(
+    "LOCAL_MODELS", switch, "true", "Runs the embedded default model in a child process."
+)
+MODELS_URL = Setting(
+    "MODELS_URL", web_url, None, "Mirror that model weights are fetched from first: URL/{file}."
+)
+OPENAI_API_KEY = Setting("OPENAI_API_KEY", secret, None, "Adds the provider openai.")
+OPENAI_BASE_URL = Setting("OPENAI_BASE_URL", web_url, None, "Points openai elsewhere.")
+OPENROUTER_API_KEY = Setting("OPENROUTER_API_KEY", secret, None, "Adds the provider openrouter.")
+OPENROUTER_BASE_URL = Setting("OPENROUTER_BASE_URL", web_url, None, "Points openrouter elsewhere.")
+MISTRAL_API_KEY = Setting("MISTRAL_API_KEY", secret, None, "Adds the provider mistral.")
+MISTRAL_BASE_URL = Setting("MISTRAL_BASE_URL", web_url, None, "Points mistral elsewhere.")
+GROQ_API_KEY = Setting("GROQ_API_KEY", secret, None, "Adds the provider groq.")
+GROQ_BASE_URL = Setting("GROQ_BASE_URL", web_url, None, "Points groq elsewhere.")
+OLLAMA_BASE_URL = Setting(
+    "OLLAMA_BASE_URL", web_url, None, "Adds the provider ollama.", aliases=("OLLAMA_HOST",)
+)
+
+SETTINGS: tuple[Setting[Any], ...] = (
+    PORT,
+    HOST,
+    APP_DATA,
+    AUTH_SECRET,
+    ENCRYPTION_KEY,
+    DATABASE_URL,
+    WORKERS,
+    MAX_BODY,
+    MAX_UPLOAD,
+    MAX_BUFFERED,
+    MAX_HEADERS,
+    HEADER_TIMEOUT,
+    BODY_TIMEOUT,
+    KEEP_ALIVE,
+    SHUTDOWN_GRACE,
+    PROVIDER_WAIT,
+    LOG_LEVEL,
+    LOG_FORMAT,
+    LOCAL_MODELS,
+    MODELS_URL,
+    OPENAI_API_KEY,
+    OPENAI_BASE_URL,
+    OPENROUTER_API_KEY,
+    OPENROUTER_BASE_URL,
+    MISTRAL_API_KEY,
+    MISTRAL_BASE_URL,
+    GROQ_API_KEY,
+    GROQ_BASE_URL,
+    OLLAMA_BASE_URL,
+)
+
+DEFAULT_FILE = Path("ai-server.toml")
+
+
+class Settings:
+    """The values in force, looked up by their row: `settings[PORT]`."""
+
+    def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+        self._values = values
+        self.sources = sources
+
+    def __getitem__(self, setting: Setting[T]) -> T:
+        """The value of a setting that has a default or was given; KeyError otherwise."""
+        value = self._values[setting.name]
+        if value is None:
+            raise KeyError(setting.name)
+        return value
+
+    @overload
+    def get(self, setting: Setting[T]) -> T | None: ...
+    @overload
+    def get(self, setting: Setting[T], default: T) -> T: ...
+    def get(self, setting: Setting[T], default: T | None = None) -> T | None:
+        value = self._values[setting.name]
+        return default if value is None else value
+
+    def shown(self) -> Iterator[tuple[str, str, str]]:
+        """(name, value as it may be printed, where it came from), in the table's order."""
+        for setting in SETTINGS:
+            value = self._values[setting.name]
+            yield setting.name, "" if value is None else str(value), self.sources[setting.name]
+
+
+def load(
+    *,
+    flags: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Flags win over the environment, then the file, then defaults. Raises SettingError."""
+    environment = os.environ if environment is None else environment
+    layers = (
+        ("flag", dict(flags or {})),
+        ("environment", _from_environment(environment)),
+        ("file", _from_file(file)),
+        ("default", {s.name: s.default for s in SETTINGS if s.default is not None}),
+    )
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting in SETTINGS:
+        source, written = next(
+            ((name, layer[setting.name]) for name, layer in layers if setting.name in layer),
+            ("not set", None),
+        )
+        values[setting.name] = None if written is None else _cast(setting, written, source)
+        sources[setting.name] = source
+    _refuse_unusable(values)
+    return Settings(values, sources)
+
+
+def _cast(setting: Setting[Any], written: str, source: str) -> Any:
+    try:
+        return setting.read(written)
+    except ValueError as error:
+        shown = "" if setting.read is secret else f" is {written!r}"
+        raise SettingError(f"{setting.name} ({source}){shown}: {error}.") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for setting in SETTINGS:
+        for name in (setting.name, *setting.aliases):
+            if environment.get(name, "").strip():
+                found.setdefault(setting.name, environment[name].strip())
+            elif environment.get(f"{name}_FILE", "").strip():
+                found.setdefault(setting.name, _read_secret_file(name, environment))
+    return found
+
+
+def _read_secret_file(name: str, environment: Mapping[str, str]) -> str:
+    path = Path(environment[f"{name}_FILE"])
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{name}_FILE: cannot read {path}: {error}.") from None
+
+
+def _from_file(file: Path | None) -> dict[str, str]:
+    path = file or DEFAULT_FILE
+    if file is None and not path.exists():
+        return {}
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"Cannot read the settings file {path}: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{path} is not valid TOML: {error}.") from None
+    known = {setting.key: setting for setting in SETTINGS}
+    found: dict[str, str] = {}
+    for key, value in written.items():
+        if key.lower() not in known:
+            raise SettingError(
+                f"{path}: unknown setting `{key}`. `ai-server serve --help` lists the settings."
+            )
+        if isinstance(value, (dict, list)):
+            raise SettingError(f"{path}: `{key}` must be one value, not a table or a list.")
+        found[known[key.lower()].name] = str(value).strip()
+    return found
+
+
+def _refuse_unusable(values: Mapping[str, Any]) -> None:
+    given: Secret | None = values[AUTH_SECRET.name]
+    if given is not None and len(given.reveal()) < 24:
+        raise SettingError(
+            "AUTH_SECRET is shorter than 24 characters. Use a longer one, or unset it to have one "
+            "generated."
+        )
+    if values[DATABASE_URL.name] and values[DATABASE_URL.name] != "sqlite":
+        raise SettingError(
+            "DATABASE_URL: this version supports only the embedded SQLite database; unset it."
+        )
+    if values[WORKERS.name] != 1:
+        raise SettingError("WORKERS: more than one process needs PostgreSQL; set it to 1.")

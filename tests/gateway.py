@@ -1,0 +1,156 @@
+"""A gateway in the test's own loop, on a real socket, and a client for it."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from uvicorn.server import ServerState
+
+from aiserver import settings as s
+from aiserver.app import App, open_data, redactor_for
+from aiserver.doors.server import HttpProtocol
+from aiserver.kit.clock import SystemClock
+from aiserver.kit.upstream import Target, UpstreamPool, UpstreamResponse
+
+SECRET = "test-secret-0123456789-0123456789"
+
+
+class Reply:
+    def __init__(self, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
+        self.status = status
+        self.headers = {k.decode(): v.decode("latin-1") for k, v in headers.items()}
+        self.body = body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def problem(self) -> Any:
+        """The responseStatus of an error."""
+        return self.json()["responseStatus"]
+
+    def events(self) -> list[Any]:
+        """The data of a stream's events, [DONE] as text."""
+        data = [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
+        return [text if text == "[DONE]" else json.loads(text) for text in data]
+
+
+class TestGateway:
+    """`app` is the real one; `call` speaks to it over its socket."""
+
+    __test__ = False
+
+    def __init__(self, app: App, port: int, data: Path) -> None:
+        self.app = app
+        self.port = port
+        self.data = data
+        self.url = f"http://127.0.0.1:{port}"
+        self._pool = UpstreamPool()
+
+    async def open(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = SECRET,
+        headers: dict[str, str] | None = None,
+    ) -> UpstreamResponse:
+        sent = {"content-type": "application/json", **(headers or {})}
+        if key is not None:
+            sent["authorization"] = f"Bearer {key}"
+        raw = (
+            body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        )
+        return await self._pool.send(
+            Target.parse(self.url + path),
+            method=method.encode(),
+            headers=[(name.encode(), value.encode()) for name, value in sent.items()],
+            body=raw,
+        )
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = SECRET,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        async with await self.open(method, path, body, key=key, headers=headers) as response:
+            content = await response.read(100_000_000)
+            return Reply(response.status, response.headers, content)
+
+    async def chat(
+        self, model: str = "fake-model", *, key: str | None = SECRET, **more: Any
+    ) -> Reply:
+        message = {"role": "user", "content": more.pop("content", "hello")}
+        body = {"model": model, "messages": [message], **more}
+        return await self.call("POST", "/v1/chat/completions", body, key=key)
+
+    async def key(self, **members: Any) -> str:
+        reply = await self.call("POST", "/api/AdminCreateApiKey", {"name": "test", **members})
+        assert reply.status == 200, reply.body
+        return reply.json()["result"]
+
+    async def provider(self, name: str, url: str, **members: Any) -> int:
+        models = members.pop("models", [{"model": "fake-model"}])
+        body = {"name": name, "aiTypeId": "Custom", "apiBaseUrl": url, "models": models, **members}
+        reply = await self.call("POST", "/api/CreateAiProvider", body)
+        assert reply.status == 200, reply.body
+        return int(reply.json()["id"])
+
+    async def raw(self, sent: bytes, *, then_close: bool = False) -> bytes:
+        """Everything the server says to these bytes until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(sent)
+            if then_close:
+                writer.write_eof()
+            async with asyncio.timeout(10):
+                return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+
+
+@asynccontextmanager
+async def running(
+    data: Path, migrated: bytes | None = None, **environment: str
+) -> AsyncGenerator[TestGateway]:
+    """A started gateway on `data`; settings as environment variables."""
+    data.mkdir(parents=True, exist_ok=True)
+    if migrated is not None and not (data / "app.db").exists():
+        (data / "app.db").write_bytes(migrated)
+    defaults = {"AUTH_SECRET": SECRET, "APP_DATA": str(data), "LOCAL_MODELS": "false"}
+    settings = s.load(environment=defaults | environment)
+    clock = SystemClock()
+    opened = open_data(settings, clock)
+    app = App(settings, opened, redactor_for(settings), clock)
+    await app.start()
+    config = app.http_config()
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: HttpProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    gateway = TestGateway(app, server.sockets[0].getsockname()[1], data)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+        await app.close()
+        opened.close()
