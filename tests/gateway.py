@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from uvicorn.server import ServerState
 
 from aiserver import settings as s
 from aiserver.app import App, open_data, redactor_for
+from aiserver.doors.listen import bind
 from aiserver.doors.server import HttpProtocol
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.upstream import Target, UpstreamPool, UpstreamResponse
@@ -42,11 +44,12 @@ class TestGateway:
 
     __test__ = False
 
-    def __init__(self, app: App, port: int, data: Path) -> None:
+    def __init__(self, app: App, listener: socket.socket, data: Path) -> None:
         self.app = app
-        self.port = port
+        self.listener = listener
+        self.port: int = listener.getsockname()[1]
         self.data = data
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{self.port}"
         self._pool = UpstreamPool()
 
     async def open(
@@ -138,10 +141,11 @@ async def running(
     config = app.http_config()
     config.load()
     state = ServerState()
+    listener = bind("127.0.0.1", 0)[0]
     server = await asyncio.get_running_loop().create_server(
-        lambda: HttpProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: HttpProtocol(config=config, server_state=state, app_state={}), sock=listener
     )
-    gateway = TestGateway(app, server.sockets[0].getsockname()[1], data)
+    gateway = TestGateway(app, listener, data)
     try:
         yield gateway
     finally:

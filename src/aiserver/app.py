@@ -123,7 +123,7 @@ class App:
         self._endpoints = Endpoints(
             data.providers, _texts(settings), self._engine_address, redact.learn
         )
-        self._adapter = OpenAiAdapter(self._upstreams, Timeouts())
+        self._adapter = OpenAiAdapter(self._upstreams, self._timeouts())
         self._discovery = Discovery(self._pool, self._list_models)
         registry = self._registry(clock)
         self.gateway = Gateway(
@@ -192,6 +192,15 @@ class App:
             await self._data.keys.touch(used)
         except StorageError as error:
             _log.warning("last_used_not_kept", problem=str(error))
+
+    def _timeouts(self) -> Timeouts:
+        settings = self._settings
+        return Timeouts(
+            connect=settings[s.PROVIDER_CONNECT],
+            first_byte=settings[s.PROVIDER_FIRST_BYTE],
+            gap=settings[s.PROVIDER_GAP],
+            total=settings[s.PROVIDER_TOTAL],
+        )
 
     def _registry(self, clock: Clock) -> Registry:
         requests = [request for room in _OPERATIONS for request in declared_in(room)]

@@ -170,6 +170,18 @@ SHUTDOWN_GRACE = Setting(
 PROVIDER_WAIT = Setting(
     "PROVIDER_WAIT", seconds, "30s", "How long a call waits for a free slot of a busy provider."
 )
+PROVIDER_CONNECT = Setting(
+    "PROVIDER_CONNECT", seconds, "10s", "Longest time to connect to a provider."
+)
+PROVIDER_FIRST_BYTE = Setting(
+    "PROVIDER_FIRST_BYTE", seconds, "5m", "Longest time until a provider begins to answer."
+)
+PROVIDER_GAP = Setting(
+    "PROVIDER_GAP", seconds, "2m", "Longest silence of a provider in the middle of its answer."
+)
+PROVIDER_TOTAL = Setting(
+    "PROVIDER_TOTAL", seconds, "15m", "Longest time that one answer of a provider may take."
+)
 LOG_LEVEL = Setting(
     "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "Least level that is logged."
 )
@@ -214,6 +226,10 @@ SETTINGS: tuple[Setting[Any], ...] = (
     KEEP_ALIVE,
     SHUTDOWN_GRACE,
     PROVIDER_WAIT,
+    PROVIDER_CONNECT,
+    PROVIDER_FIRST_BYTE,
+    PROVIDER_GAP,
+    PROVIDER_TOTAL,
     LOG_LEVEL,
     LOG_FORMAT,
     LOCAL_MODELS,

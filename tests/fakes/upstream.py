@@ -12,7 +12,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 PATIENCE = 10.0
 
@@ -70,10 +70,10 @@ class Exchange(asyncio.Protocol):
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        opened = cast(asyncio.Transport, transport)
         # Every byte has left when `send` returns, so that a reset cannot overtake the answer.
-        transport.set_write_buffer_limits(high=0)
-        self.transport = transport
+        opened.set_write_buffer_limits(high=0)
+        self.transport = opened
         self.fake.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -99,7 +99,10 @@ class Exchange(asyncio.Protocol):
             raise Disconnected
         self.transport.write(data)
         self.written += len(data)
-        await self._writable.wait()
+        if not self._writable.is_set():
+            await self._writable.wait()
+            if self.gone.is_set():
+                raise Disconnected
 
     async def head(self, status: int, *headers: str, reason: str = "Answer") -> None:
         lines = [f"HTTP/1.1 {status} {reason}", *headers]

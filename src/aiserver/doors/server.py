@@ -16,16 +16,13 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from aiserver.contract.errors import (
-    ApiError,
-    InvalidRequest,
-    RequestTimeout,
-)
+from aiserver.contract.errors import ApiError, InvalidRequest, RequestTimeout, TooBusy
 from aiserver.doors.headers import canonical
 from aiserver.doors.problems import body_of, both
 
 # A client that stops reading in the middle of its answer would hold its slot for ever.
 _STUCK_WRITE_SECONDS = 60.0
+_MOST_PIPELINED = 100
 
 
 class HeadersTooLarge(ApiError):
@@ -206,12 +203,24 @@ class HttpProtocol(HttpToolsProtocol):
         if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, app)
         else:
+            if len(self.pipeline) >= _MOST_PIPELINED:
+                self.cycle = previous
+                raise TooBusy(f"At most {_MOST_PIPELINED} requests may wait on one connection.")
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
 
     def on_message_complete(self) -> None:
         self._set_timer(None)
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if not self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        # Nothing more is read until those that wait are answered: reading has no other bound.
+        self.server_state.total_requests += 1
+        cycle, app = self.pipeline.pop()
+        self._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()

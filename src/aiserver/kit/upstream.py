@@ -296,19 +296,22 @@ class _Connection(asyncio.Protocol):
         if self._complete:
             raise ValueError("a second answer")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def _count_header(self, size: int) -> None:
         self._unparsed = 0
-        self._header_bytes += len(name) + len(value) + 4
+        self._header_bytes += size
         if self._header_bytes > self._limit:
             raise ValueError("headers over the limit")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header(len(name) + len(value) + 4)
         name, known = name.lower(), self._headers
         known[name] = b"%b, %b" % (known[name], value) if name in known else value
 
     def on_headers_complete(self) -> None:
         response, headers = self._response, self._headers
         status = self._parser.get_status_code()
-        self._headers, self._unparsed = {}, 0
-        self._header_bytes += 16  # The status line, so that interim answers have an end too.
+        self._headers = {}
+        self._count_header(16)  # A run of bare interim answers has an end too.
         if response is None or status < 200:
             return
         coding = headers.get(b"transfer-encoding")
