@@ -135,8 +135,9 @@ async def running(
     defaults = {"AUTH_SECRET": SECRET, "APP_DATA": str(data), "LOCAL_MODELS": "false"}
     settings = s.load(environment=defaults | environment)
     clock = SystemClock()
-    opened = open_data(settings, clock)
-    app = App(settings, opened, redactor_for(settings), clock)
+    redact = redactor_for(settings)
+    opened = open_data(settings, clock, redact)
+    app = App(settings, opened, redact, clock)
     await app.start()
     config = app.http_config()
     config.load()

@@ -66,7 +66,9 @@ class Data:
         self.database.close()
 
 
-def open_data(settings: s.Settings, clock: Clock, *, lean: bool = False) -> Data:
+def open_data(
+    settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False
+) -> Data:
     """Raises StorageError or EncryptionKeyError; then nothing must listen.
 
     `lean` keeps the memory of the migration tools out of this process.
@@ -88,7 +90,7 @@ def open_data(settings: s.Settings, clock: Clock, *, lean: bool = False) -> Data
         database=database,
         keys=KeyStore(database, clock),
         secret=AdminSecret(database, clock),
-        providers=ProviderStore(database, Cipher(key), clock),
+        providers=ProviderStore(database, Cipher(key), clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
     )
 
@@ -113,6 +115,7 @@ class App:
         self._stale = True
         self._background = Background()
         self.lifecycle = Lifecycle()
+        self.redact = redact
         given = settings.get(s.AUTH_SECRET)
         self._ring = KeyRing(
             data.keys, data.secret, clock, auth_secret=given.reveal() if given else None
@@ -280,7 +283,7 @@ async def _serve(
     announce: Callable[[str | None], None],
 ) -> None:
     clock = SystemClock()
-    data = open_data(settings, clock, lean=True)
+    data = open_data(settings, clock, redact, lean=True)
     try:
         made = None
         if settings.get(s.AUTH_SECRET) is None and data.secret.stored() is None:

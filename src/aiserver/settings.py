@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
@@ -94,9 +95,16 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def web_url(value: str) -> str:
     """A base URL; no scheme means http, and 0.0.0.0 means this machine."""
     url = value if "://" in value else f"http://{value}"
-    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+    if not re.fullmatch(r"https?://[^\s/?#@]+[^\s?#]*", url) or not _port_is_possible(url):
         raise ValueError("a URL such as http://localhost:11434 is needed")
     return re.sub(r"^(https?://)0\.0\.0\.0", r"\g<1>127.0.0.1", url).rstrip("/")
+
+
+def _port_is_possible(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

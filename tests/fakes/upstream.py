@@ -72,7 +72,7 @@ class Exchange(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         opened = cast(asyncio.Transport, transport)
         # Every byte has left when `send` returns, so that a reset cannot overtake the answer.
-        opened.set_write_buffer_limits(high=0)
+        opened.set_write_buffer_limits(high=1, low=0)
         self.transport = opened
         self.fake.connected(self)
 

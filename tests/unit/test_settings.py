@@ -59,6 +59,7 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
         ("LOCAL_MODELS", "maybe", "true or false"),
         ("LOG_LEVEL", "loud", "debug, info"),
         ("OPENAI_BASE_URL", "http://", "URL"),
+        ("OPENAI_BASE_URL", "http://host:99999", "URL"),
         ("WORKERS", "4", "PostgreSQL"),
         ("DATABASE_URL", "postgresql://host/db", "SQLite"),
         ("AUTH_SECRET", "short", "24 characters"),

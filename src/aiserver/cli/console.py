@@ -14,6 +14,7 @@ from aiserver.doors.listen import CannotListen
 from aiserver.kit.crypto import EncryptionKeyError
 from aiserver.kit.db import StorageError
 from aiserver.kit.lock import AlreadyRunning
+from aiserver.kit.redact import Redactor
 from aiserver.settings import SettingError
 
 _out = Console(highlight=False, soft_wrap=True)
@@ -37,7 +38,7 @@ def reported() -> Generator[None]:
         SettingError,
         StorageError,
     ) as error:
-        _err.print(f"[red]Error:[/red] {_escaped(str(error))}")
+        _err.print(f"[red]Error:[/red] {_escaped(Redactor()(str(error)))}")
         raise typer.Exit(1) from None
 
 

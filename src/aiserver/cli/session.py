@@ -8,13 +8,14 @@ from typing import TypeVar
 from aiserver.app import Data, open_data
 from aiserver.cli.options import load
 from aiserver.kit.clock import SystemClock
+from aiserver.kit.redact import Redactor
 
 T = TypeVar("T")
 
 
 def with_data(data: Path | None, file: Path | None, work: Callable[[Data], Awaitable[T]]) -> T:
     """Runs `work` on the data. A running server sees what it wrote within a second."""
-    opened = open_data(load(data, file), SystemClock())
+    opened = open_data(load(data, file), SystemClock(), Redactor())
 
     async def run() -> T:
         return await work(opened)

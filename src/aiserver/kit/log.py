@@ -19,8 +19,9 @@ def configure(
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
     ]
+    if not console:
+        shared.append(structlog.processors.format_exc_info)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -61,7 +62,10 @@ def get(room: str) -> Logger:
 
 def _renderer(console: bool, stream: TextIO) -> Processor:
     if console:
-        return structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        # A plain traceback: one with local variables would print prompts and keys.
+        return structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     return structlog.processors.JSONRenderer()
 
 

@@ -25,7 +25,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 class Endpoints:
     """`embedded` gives the address and key of the engine in the child process.
 
-    `learn` is told every upstream key before it is used, so that no sink ever shows it.
+    `learn` is told the keys that come from variables, so that no sink ever shows them.
     """
 
     def __init__(
@@ -49,8 +49,6 @@ class Endpoints:
             url, key = await self._embedded()
             return Endpoint(api_root(url), _headers(provider, key), kind)
         key = self._key(provider, kind)
-        if key:
-            self._learn(key)
         base = provider.api_base_url or kind.wire.api_base_url
         return Endpoint(api_root(base), _headers(provider, key), kind)
 
@@ -64,6 +62,7 @@ class Endpoints:
                     f"Provider {provider.name} is misconfigured; ask your administrator.",
                     reason="provider_misconfigured",
                 )
+            self._learn(key)
             return key
         try:
             return self._store.key_of(provider)

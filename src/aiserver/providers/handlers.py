@@ -10,6 +10,7 @@ from aiserver.contract.errors import Conflict, FieldError, InvalidRequest, Model
 from aiserver.contract.operation import Call, Handler
 from aiserver.contract.responses import IdResponse, QueryResponse, ordered, page
 from aiserver.contract.spelling import fold
+from aiserver.kit.upstream import Target
 from aiserver.providers.catalogue import BY_ID, LOCAL_TYPE, TYPES, type_named
 from aiserver.providers.operations import (
     AiProvider,
@@ -30,7 +31,6 @@ from aiserver.providers.store import ADMIN, NameTaken, Provider, ProviderStore
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_URL = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", re.IGNORECASE)
 _RESETTABLE = ("api_base_url", "api_key", "api_key_var", "api_key_header", "heartbeat_url")
 
 
@@ -173,8 +173,8 @@ def checked(request: CreateAiProvider | UpdateAiProvider) -> dict[str, Any]:
 def _problems(members: dict[str, Any]) -> list[FieldError]:
     checks = (
         ("ai_type_id", "AiTypeId", _known_type, f"must be one of {_type_ids()}."),
-        ("api_base_url", "ApiBaseUrl", _URL.fullmatch, "must be a URL: https://host, or .../v1."),
-        ("heartbeat_url", "HeartbeatUrl", _URL.fullmatch, "must be a URL such as https://host/up."),
+        ("api_base_url", "ApiBaseUrl", _usable_url, "must be a URL: https://host, or .../v1."),
+        ("heartbeat_url", "HeartbeatUrl", _usable_url, "must be a URL such as https://host/up."),
         ("api_key_header", "ApiKeyHeader", _HEADER_NAME.fullmatch, "must be a header name."),
         ("api_key_var", "ApiKeyVar", _VARIABLE_NAME.fullmatch, "must name a variable."),
         ("api_key", "ApiKey", _plain_key, "must be plain text without spaces or line breaks."),
@@ -193,6 +193,14 @@ def _known_type(name: str) -> bool:
 
 def _type_ids() -> str:
     return ", ".join(t.wire.id for t in TYPES if t.wire.id != LOCAL_TYPE)
+
+
+def _usable_url(url: str) -> bool:
+    try:
+        Target.parse(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain_key(key: str) -> bool:

@@ -1,6 +1,6 @@
 """The table of providers, upstream keys encrypted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -49,11 +49,17 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderStore:
-    """Who holds copies in memory learns of changes by `revision`."""
+    """Who holds copies in memory learns of changes by `revision`.
 
-    def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
+    `learn` is told every upstream key that passes here, so that no sink ever shows it.
+    """
+
+    def __init__(
+        self, database: Database, cipher: Cipher, clock: Clock, learn: Callable[[str], None]
+    ) -> None:
         self._db = database
         self._cipher = cipher
+        self._learn = learn
         self._clock = clock
 
     def all(self) -> list[Provider]:
@@ -67,7 +73,9 @@ class ProviderStore:
         """The upstream key in clear. Raises EncryptionKeyError when it cannot be opened."""
         if provider.api_key is None:
             return None
-        return self._cipher.open(provider.api_key, bound_to=f"provider {provider.name}")
+        key = self._cipher.open(provider.api_key, bound_to=f"provider {provider.name}")
+        self._learn(key)
+        return key
 
     async def create(self, name: str, source: str, members: Mapping[str, Any]) -> Provider:
         """Raises NameTaken."""
@@ -121,6 +129,7 @@ class ProviderStore:
         written = dict(values)
         for column, value in values.items():
             if column == "api_key" and value is not None:
+                self._learn(value)
                 written[column] = self._cipher.seal(value, bound_to=f"provider {name}")
             elif column in ("models", "task_paths") and value is not None:
                 written[column] = msgspec.json.encode(value).decode()

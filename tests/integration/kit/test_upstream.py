@@ -6,10 +6,13 @@ import gc
 import ipaddress
 import json
 import random
+import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
@@ -42,6 +45,8 @@ from fakes.upstream import (
 
 MEGABYTE = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+BOTH_LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -57,6 +62,19 @@ async def pool() -> AsyncIterator[UpstreamPool]:
     yield opened
     await opened.aclose()
     assert (opened.open_connections, opened.idle_connections) == (0, 0)
+
+
+def run_on(
+    new_loop: NewLoop, scenario: Callable[[UpstreamPool, FakeUpstream], Awaitable[None]]
+) -> None:
+    async def run() -> None:
+        async with FakeUpstream() as fake:
+            pool = UpstreamPool()
+            await scenario(pool, fake)
+            await pool.aclose()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
 
 
 def chat(fake: FakeUpstream) -> Target:
@@ -105,11 +123,11 @@ async def open_together(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event to await
+        while not condition():
             await asyncio.sleep(0)
 
 
-async def test_no_crosstalk_among_concurrent_calls(pool: UpstreamPool, fake: FakeUpstream):
+async def converse_in_parallel(pool: UpstreamPool, fake: FakeUpstream) -> None:
     dice = random.Random(7)
     models = ["m"] * 6 + ["fault:interim-first", "fault:garbage-after", "fault:chunk-extensions"]
     models += ["fault:reset", "fault:reset-mid-body", "fault:truncated", "fault:truncated-stream"]
@@ -136,6 +154,11 @@ async def test_no_crosstalk_among_concurrent_calls(pool: UpstreamPool, fake: Fak
     assert outcomes["answered"] > 200
     assert outcomes["failed"] > 50
     assert fake.connections.count < len(fake.requests)
+
+
+@BOTH_LOOPS
+def test_no_crosstalk_among_concurrent_calls(new_loop: NewLoop):
+    run_on(new_loop, converse_in_parallel)
 
 
 async def test_connection_is_reused(pool: UpstreamPool, fake: FakeUpstream):
@@ -480,10 +503,12 @@ async def test_gap_restarts_with_each_read(pool: UpstreamPool, fake: FakeUpstrea
     slow = Slow()
     fake.next(slow)
     loop = asyncio.get_running_loop()
-    handles = [loop.call_later(0.03 * turn, slow.release, 1) for turn in range(5)]
-    answer = await ask(pool, fake, question(stream=True), gap=0.09, first_byte=5)
+    began = loop.time()
+    for turn in range(6):
+        loop.call_later(0.05 * turn, slow.release, 1)
+    answer = await ask(pool, fake, question(stream=True), gap=0.2)
     assert text_of(answer) == "echo: hello"
-    assert handles[-1].when() <= loop.time() + 0.001
+    assert loop.time() - began > 0.2
 
 
 async def test_total_timeout(pool: UpstreamPool, fake: FakeUpstream):
@@ -506,10 +531,9 @@ async def test_unread_answer_meets_total_timeout(pool: UpstreamPool, fake: FakeU
 
 @pytest.mark.parametrize(("connect", "total", "phase"), [(0.02, 5, "connect"), (5, 0.02, "total")])
 async def test_connect_timeout(pool: UpstreamPool, connect: float, total: float, phase: str):
-    # Nobody answers the handshake of TLS here.
-    silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
-    async with silent:
-        target = Target("127.0.0.1", silent.sockets[0].getsockname()[1], True, "/")
+    # The system accepts the connection; nobody answers the handshake of TLS.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = Target("127.0.0.1", silent.getsockname()[1], True, "/")
         with pytest.raises(UpstreamTimeout) as caught:
             await pool.send(target, timeouts=Timeouts(connect=connect, total=total))
     assert (caught.value.phase, caught.value.sent) == (phase, False)
@@ -552,7 +576,7 @@ async def test_cancel_drops_connection(pool: UpstreamPool, fake: FakeUpstream, m
     await until(lambda: pool.open_connections == 0)
 
 
-async def test_cancel_at_any_step_leaks_nothing(pool: UpstreamPool, fake: FakeUpstream):
+async def cancel_at_each_step(pool: UpstreamPool, fake: FakeUpstream) -> None:
     for steps in range(40):
         call = asyncio.create_task(ask(pool, fake, question(f"step {steps}", stream=True)))
         for _ in range(steps):
@@ -562,6 +586,11 @@ async def test_cancel_at_any_step_leaks_nothing(pool: UpstreamPool, fake: FakeUp
             assert text_of(await call) == f"echo: step {steps}"
         assert text_of(await ask(pool, fake, question("next"))) == "echo: next"
         await until(lambda: pool.open_connections == pool.idle_connections)
+
+
+@BOTH_LOOPS
+def test_cancel_at_any_step_leaks_nothing(new_loop: NewLoop):
+    run_on(new_loop, cancel_at_each_step)
 
 
 async def test_close_midstream_cancels_upstream(pool: UpstreamPool, fake: FakeUpstream):
@@ -596,7 +625,7 @@ async def test_second_reader_is_refused(pool: UpstreamPool, fake: FakeUpstream):
         await first
 
 
-async def test_unread_body_is_held_back(pool: UpstreamPool, fake: FakeUpstream):
+async def leave_body_unread(pool: UpstreamPool, fake: FakeUpstream) -> None:
     body = bytes(range(256)) * 4096 * 40
     fake.next(raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body))
     response = await pool.send(chat(fake))
@@ -608,6 +637,11 @@ async def test_unread_body_is_held_back(pool: UpstreamPool, fake: FakeUpstream):
     assert max(map(len, chunks)) <= 768 * 1024
     assert b"".join(chunks) == body
     assert pool.idle_connections == 1
+
+
+@BOTH_LOOPS
+def test_unread_body_is_held_back(new_loop: NewLoop):
+    run_on(new_loop, leave_body_unread)
 
 
 async def test_paused_connection_is_reusable(pool: UpstreamPool, fake: FakeUpstream):
@@ -732,9 +766,18 @@ async def test_unknown_certificate_is_refused(pool: UpstreamPool, secure_fake: F
     assert pool.open_connections == 0
 
 
-async def test_plain_port_refuses_tls(pool: UpstreamPool, fake: FakeUpstream):
-    with pytest.raises(UpstreamRefused):
-        await pool.send(Target("127.0.0.1", fake.port, True, "/"))
+class Plain(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        transport.close()
+
+
+async def test_plain_port_refuses_tls(pool: UpstreamPool):
+    plain = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
+    async with plain:
+        target = Target("127.0.0.1", plain.sockets[0].getsockname()[1], True, "/")
+        with pytest.raises(UpstreamRefused):
+            await pool.send(target)
 
 
 @settings(
@@ -772,10 +815,13 @@ def test_any_split_gives_same_answer(data: st.DataObject):
     asyncio.run(check())
 
 
-async def test_lost_connections_leave_no_cycles(pool: UpstreamPool, fake: FakeUpstream):
-    await ask(pool, fake)
-    fake.exchanges[0].transport.write_eof()
-    await until(lambda: pool.open_connections == 0)
-    gc.collect()
-    before = len([item for item in gc.get_objects() if type(item).__name__ == "_Connection"])
-    assert before == 0
+async def test_lost_connection_is_freed_at_once(pool: UpstreamPool, fake: FakeUpstream):
+    gc.disable()
+    try:
+        await ask(pool, fake)
+        connection = weakref.ref(next(iter(pool._open)))
+        fake.exchanges[0].transport.write_eof()
+        await until(lambda: pool.open_connections == 0)
+        await until(lambda: connection() is None)
+    finally:
+        gc.enable()

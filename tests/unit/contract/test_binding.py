@@ -1,5 +1,6 @@
 """Binding: every spelling of a declared member, nothing of what is data, one error per field."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -163,7 +164,5 @@ VALUES = st.recursive(
 def test_anything_binds_or_is_refused(
     members: dict[str, Any], pairs: list[tuple[str, str]]
 ) -> None:
-    try:
-        BINDER.bind(members, pairs)
-    except InvalidRequest as error:
-        assert error.fields
+    with suppress(InvalidRequest):
+        assert isinstance(BINDER.bind(members, pairs), Sample)

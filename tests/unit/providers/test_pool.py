@@ -77,7 +77,7 @@ def test_named_provider_is_used_in_any_case() -> None:
 
 
 def test_unknown_provider_lists_the_known() -> None:
-    with pytest.raises(NotFound, match="no provider 'x'. Known providers: p1, p2"):
+    with pytest.raises(NotFound, match=r"no provider 'x'. Known providers: p1, p2"):
         pool_of(provider(1, "a"), provider(2, "b")).choose("a", provider="x")
 
 

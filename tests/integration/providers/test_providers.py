@@ -1,0 +1,195 @@
+"""The administrator's work on providers, over HTTP, and what others see of it."""
+
+from typing import Any
+
+import pytest
+
+from fakes.upstream import FakeUpstream
+from gateway import TestGateway, running
+
+
+async def listed(gateway: TestGateway, query: str = "", key: str | None = None) -> list[Any]:
+    path = f"/api/QueryAiProviders{query}"
+    reply = await (gateway.call("GET", path, key=key) if key else gateway.call("GET", path))
+    return reply.json()["results"]
+
+
+async def names(gateway: TestGateway, query: str = "") -> list[str]:
+    return [row["name"] for row in await listed(gateway, query)]
+
+
+async def test_created_provider_is_shown_without_its_key(gateway: TestGateway) -> None:
+    await gateway.provider("mine", "https://host/v1", apiKey="sk-canary-0123456789", priority=2)
+    reply = await gateway.call("GET", "/api/QueryAiProviders")
+    assert b"canary" not in reply.body
+    [row] = reply.json()["results"]
+    row.pop("createdDate")
+    assert row == {
+        "id": 1,
+        "name": "mine",
+        "apiBaseUrl": "https://host/v1",
+        "concurrency": 0,
+        "priority": 2,
+        "enabled": True,
+        "models": [{"model": "fake-model"}],
+        "aiTypeId": "Custom",
+        "aiType": {
+            "id": "Custom",
+            "provider": "CustomOpenAiProvider",
+            "website": "",
+            "apiBaseUrl": "http://localhost:8080",
+        },
+        "selectedModels": ["fake-model"],
+    }
+
+
+async def test_upstream_key_is_encrypted_at_rest(gateway: TestGateway) -> None:
+    await gateway.provider("mine", "https://host", apiKey="sk-canary-0123456789")
+    files = [path.read_bytes() for path in gateway.data.iterdir() if path.is_file()]
+    assert not any(b"canary" in content for content in files)
+
+
+async def test_key_holder_sees_no_address(gateway: TestGateway) -> None:
+    await gateway.provider("mine", "https://internal-host", apiKeyHeader="x-internal")
+    key = await gateway.key()
+    reply = await gateway.call("GET", "/api/GetActiveProviders", key=key)
+    assert b"internal" not in reply.body
+    assert reply.json()["results"][0]["name"] == "mine"
+
+
+async def test_disabled_provider_is_listed_but_not_active(gateway: TestGateway) -> None:
+    number = await gateway.provider("mine", "https://host")
+    body = {"id": number, "enabled": False}
+    assert (await gateway.call("PATCH", "/api/UpdateAiProvider", body)).json() == {"id": "1"}
+    assert await names(gateway) == ["mine"]
+    assert (await gateway.call("GET", "/api/GetActiveProviders")).json()["results"] == []
+    assert (await gateway.chat()).status == 404
+
+
+async def test_update_changes_only_what_is_given(
+    gateway: TestGateway, upstream: FakeUpstream
+) -> None:
+    number = await gateway.provider("mine", upstream.base_url, apiKey="sk-first-0123456789")
+    body = {"id": number, "name": "renamed", "selectedModels": ["a", "b"], "priority": 3}
+    assert (await gateway.call("PATCH", "/api/UpdateAiProvider", body)).status == 200
+    [row] = await listed(gateway)
+    assert (row["name"], row["selectedModels"], row["priority"]) == ("renamed", ["a", "b"], 3)
+    assert (await gateway.chat("b")).status == 200
+    assert upstream.requests[-1].header("authorization") == "Bearer sk-first-0123456789"
+    await gateway.call("PATCH", "/api/UpdateAiProvider?reset=ApiKey", {"id": number})
+    await gateway.chat("b")
+    assert upstream.requests[-1].header("authorization") is None
+
+
+async def test_deleted_provider_takes_no_more_calls(gateway: TestGateway) -> None:
+    number = await gateway.provider("mine", "https://host")
+    reply = await gateway.call("DELETE", f"/api/DeleteAiProvider?id={number}")
+    assert (reply.status, reply.body) == (204, b"")
+    assert (await gateway.chat()).status == 404
+    assert (await gateway.call("DELETE", f"/api/DeleteAiProvider?id={number}")).status == 404
+    assert (await gateway.call("PATCH", "/api/UpdateAiProvider", {"id": number})).status == 404
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "says"),
+    [
+        ({"aiTypeId": "Nobody"}, "AiTypeId", "Open AI, OpenRouter"),
+        ({"aiTypeId": None}, "AiTypeId", "must not be empty"),
+        ({"name": ""}, "Name", "must not be empty"),
+        ({"apiBaseUrl": "host"}, "ApiBaseUrl", "must be a URL"),
+        ({"apiBaseUrl": "ftp://host"}, "ApiBaseUrl", "must be a URL"),
+        ({"apiBaseUrl": "http://user:pass@host"}, "ApiBaseUrl", "must be a URL"),
+        ({"apiBaseUrl": "http://host/a b"}, "ApiBaseUrl", "must be a URL"),
+        ({"apiBaseUrl": "http://host:99999"}, "ApiBaseUrl", "must be a URL"),
+        ({"apiKey": "a\r\nX-Evil: 1"}, "ApiKey", "plain text"),
+        ({"apiKeyHeader": "X: 1"}, "ApiKeyHeader", "header name"),
+        ({"apiKeyVar": "A B"}, "ApiKeyVar", "variable"),
+        ({"concurrency": -1}, "Concurrency", ">= 0"),
+        ({"models": [{"model": ""}]}, "Models[0].model", "length >= 1"),
+    ],
+)
+async def test_wrong_value_names_its_field(
+    gateway: TestGateway, members: dict[str, Any], field: str, says: str
+) -> None:
+    body = {"name": "x", "aiTypeId": "Custom", "apiBaseUrl": "https://host"} | members
+    reply = await gateway.call("POST", "/api/CreateAiProvider", body)
+    assert reply.status == 400
+    errors = {error["fieldName"]: error["message"] for error in reply.problem()["errors"]}
+    assert says in errors[field]
+    assert await listed(gateway) == []
+
+
+async def test_same_name_is_a_conflict(gateway: TestGateway) -> None:
+    await gateway.provider("mine", "https://host")
+    other = await gateway.provider("other", "https://host")
+    body = {"name": "mine", "aiTypeId": "Custom"}
+    assert (await gateway.call("POST", "/api/CreateAiProvider", body)).status == 409
+    body = {"id": other, "name": "mine"}
+    assert (await gateway.call("PATCH", "/api/UpdateAiProvider", body)).status == 409
+
+
+async def test_rows_come_in_pages(gateway: TestGateway) -> None:
+    for name in ("b", "a", "c"):
+        await gateway.provider(name, "https://host")
+    assert await names(gateway, "?orderBy=Name") == ["a", "b", "c"]
+    assert await names(gateway, "?orderByDesc=name&take=2") == ["c", "b"]
+    assert await names(gateway, "?skip=1&take=1") == ["a"]
+    assert await names(gateway, "?name=c") == ["c"]
+    reply = await gateway.call("GET", "/api/QueryAiProviders?include=total&take=1&skip=1")
+    assert (reply.json()["offset"], reply.json()["total"]) == (1, 3)
+
+
+async def test_key_in_a_variable_is_read_when_it_is_needed(
+    gateway: TestGateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.provider("mine", upstream.base_url, apiKeyVar="MY_UPSTREAM_KEY")
+    reply = await gateway.chat()
+    assert reply.status == 502
+    assert reply.json()["error"]["code"] == "provider_misconfigured"
+    monkeypatch.setenv("MY_UPSTREAM_KEY", "from-the-variable")
+    assert (await gateway.chat()).status == 200
+    assert upstream.requests[-1].header("authorization") == "Bearer from-the-variable"
+
+
+async def test_provider_comes_and_goes_with_its_variable(
+    tmp_path: Any, migrated: bytes, upstream: FakeUpstream
+) -> None:
+    variables = {"OPENAI_API_KEY": "sk-from-env-0123456789", "OPENAI_BASE_URL": upstream.base_url}
+    data = tmp_path / "data"
+    async with running(data, migrated, **variables) as gateway:
+        assert await names(gateway) == ["openai"]
+        await gateway.app._discovery.renew()
+        assert (await gateway.chat()).status == 200
+        assert upstream.requests[-1].header("authorization") == "Bearer sk-from-env-0123456789"
+        body = {"id": 1, "priority": 7}
+        assert (await gateway.call("PATCH", "/api/UpdateAiProvider", body)).status == 200
+        for change in ({"apiKey": "x"}, {"name": "x"}):
+            reply = await gateway.call("PATCH", "/api/UpdateAiProvider", {"id": 1, **change})
+            assert reply.status == 409
+        assert (await gateway.call("DELETE", "/api/DeleteAiProvider?id=1")).status == 409
+    async with running(data, None, **variables) as gateway:
+        assert (await listed(gateway))[0]["priority"] == 7
+    async with running(data) as gateway:
+        assert await names(gateway) == []
+
+
+async def test_own_provider_is_not_replaced_by_a_variable(tmp_path: Any, migrated: bytes) -> None:
+    data = tmp_path / "data"
+    async with running(data, migrated) as gateway:
+        await gateway.provider("openai", "https://my-proxy")
+    async with running(data, OPENAI_API_KEY="sk-from-env-0123456789") as gateway:
+        assert (await listed(gateway))[0]["apiBaseUrl"] == "https://my-proxy"
+    async with running(data) as gateway:
+        assert await names(gateway) == ["openai"]
+
+
+async def test_lost_encryption_key_is_a_clear_502(
+    tmp_path: Any, migrated: bytes, upstream: FakeUpstream
+) -> None:
+    data = tmp_path / "data"
+    async with running(data, migrated) as gateway:
+        await gateway.provider("mine", upstream.base_url, apiKey="sk-0123456789")
+    (data / "encryption.key").unlink()
+    async with running(data) as gateway:
+        reply = await gateway.chat()
+        assert (reply.status, reply.json()["error"]["code"]) == (502, "provider_misconfigured")
