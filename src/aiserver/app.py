@@ -66,9 +66,7 @@ class Data:
         self.database.close()
 
 
-def open_data(
-    settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False
-) -> Data:
+def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False) -> Data:
     """Raises StorageError or EncryptionKeyError; then nothing must listen.
 
     `lean` keeps the memory of the migration tools out of this process.

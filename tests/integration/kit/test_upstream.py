@@ -296,6 +296,14 @@ async def test_half_closed_idle_is_dropped(pool: UpstreamPool, fake: FakeUpstrea
     assert text_of(await ask(pool, fake)) == "echo: hello"
 
 
+async def test_dying_idle_is_passed_over(pool: UpstreamPool, fake: FakeUpstream):
+    await ask(pool, fake)
+    next(iter(pool._open))._transport.abort()
+    assert pool.idle_connections == 1
+    assert text_of(await ask(pool, fake, question("again"))) == "echo: again"
+    assert len(fake.requests) == 2
+
+
 @pytest.mark.parametrize("end", ["reset", "close"])
 async def test_stale_connection_is_retried(pool: UpstreamPool, fake: FakeUpstream, end: str):
     fake.next("normal", raw(b"", then=end))

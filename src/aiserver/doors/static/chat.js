@@ -205,7 +205,10 @@ async function chat() {
   if (send.disabled) return;
   begin();
   const began = performance.now();
-  const took = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;
+  const took = () => {
+    const passed = performance.now() - began;
+    return passed < 1000 ? `${Math.round(passed)} ms` : `${(passed / 1000).toFixed(1)} s`;
+  };
   const asked = model.value;
   const text = document.createTextNode("");
   let bottom = true;
