@@ -71,9 +71,8 @@ def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: boo
 
     `lean` keeps the memory of the migration tools out of this process.
     """
-    folder: Path = settings[s.APP_DATA]
+    folder = _data_folder(settings)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         given = settings.get(s.ENCRYPTION_KEY)
         key = parse_key(given.reveal()) if given else load_or_create_key(folder / "encryption.key")
     except OSError as error:
@@ -91,6 +90,15 @@ def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: boo
         providers=ProviderStore(database, Cipher(key), clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
     )
+
+
+def _data_folder(settings: s.Settings) -> Path:
+    folder: Path = settings[s.APP_DATA]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
+    return folder
 
 
 def redactor_for(settings: s.Settings) -> Redactor:
@@ -269,8 +277,7 @@ def serve(
     """Runs a server until it is stopped. `announce` gets the admin secret if one was made."""
     redact = redactor_for(settings)
     log.configure(level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact)
-    settings[s.APP_DATA].mkdir(parents=True, exist_ok=True)
-    with exclusive(settings[s.APP_DATA] / "server.lock"):
+    with exclusive(_data_folder(settings) / "server.lock"):
         uvloop.run(_serve(settings, redact, sockets, announce))
 
 

@@ -19,10 +19,12 @@ from uvicorn.protocols.http.httptools_impl import (
 from aiserver.contract.errors import ApiError, InvalidRequest, RequestTimeout, TooBusy
 from aiserver.doors.headers import canonical
 from aiserver.doors.problems import body_of, both
+from aiserver.kit import log
 
 # A client that stops reading in the middle of its answer would hold its slot for ever.
 _STUCK_WRITE_SECONDS = 60.0
 _MOST_PIPELINED = 100
+_log = log.get("doors")
 
 
 class HeadersTooLarge(ApiError):
@@ -323,6 +325,8 @@ class Server(uvicorn.Server):
         """Takes no new calls; ends when the running ones are done or the grace time is over."""
         self._lifecycle.draining = True
         self._deadline = time.monotonic() + self._grace
+        running = len(self.server_state.tasks)
+        _log.info("stopping", running_calls=running, grace_seconds=self._grace)
 
     async def on_tick(self, counter: int) -> bool:
         if self._lifecycle.draining and (

@@ -52,7 +52,8 @@ def configure(
         logger.propagate = True
     # One line a call would cost more than the call; history records calls.
     logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def get(room: str) -> Logger:

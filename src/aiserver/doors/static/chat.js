@@ -11,7 +11,7 @@ const answerError = byId("answer-error");
 const answerNote = byId("answer-note");
 
 const UNREACHABLE = "The server cannot be reached.";
-const TYPING = 400;
+const TYPING = 250;
 const PATIENCE = 10000;
 
 let up = true;

@@ -1,0 +1,1 @@
+"""Benchmarks: what the gateway costs, beside a peer in the same run."""
