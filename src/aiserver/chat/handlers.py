@@ -79,7 +79,7 @@ async def _resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[
 def _check(request: OpenAiChatCompletion, call: Call) -> None:
     if not request.messages:
         message = "'Messages' must not be empty."
-        raise InvalidRequest.of([FieldError("NotEmpty", "Messages", message)])
+        raise InvalidRequest.of([FieldError("NotEmpty", "Messages", message)], param="messages")
     if not call.caller.may_use(request.model):
         allowed = ", ".join(sorted(call.caller.models))
         raise Forbidden(

@@ -53,19 +53,19 @@ class Binder(Generic[T]):
 
     def _convert(self, members: dict[str, Any]) -> T:
         values: dict[str, Any] = {}
-        errors: list[FieldError] = []
+        errors: dict[str, FieldError] = {}
         for field in self._fields:
             value = members.get(field.encode_name)
             if value is None or (value == "" and field.required):
                 if field.required:
-                    errors.append(_missing(field))
+                    errors[field.encode_name] = _missing(field)
                 continue
             try:
                 values[field.name] = msgspec.convert(value, field.type, strict=False)
             except msgspec.ValidationError as error:
-                errors.append(_invalid(field, str(error)))
+                errors[field.encode_name] = _invalid(field, str(error))
         if errors:
-            raise InvalidRequest.of(errors)
+            raise InvalidRequest.of(list(errors.values()), param=next(iter(errors)))
         return self._request(**values)
 
 
@@ -110,12 +110,12 @@ def _title(name: str) -> str:
 
 def _missing(field: msgspec.structs.FieldInfo) -> FieldError:
     name = field.encode_name
-    code = "NotEmpty" if _holds_text(field.type) else "NotNull"
+    code = "NotEmpty" if _can_be_empty(field.type) else "NotNull"
     return FieldError(code, _pascal(name), f"'{_title(name)}' must not be empty.")
 
 
-def _holds_text(declared: Any) -> bool:
-    return isinstance(_plain(inspect.type_info(declared)), inspect.StrType)
+def _can_be_empty(declared: Any) -> bool:
+    return isinstance(_plain(inspect.type_info(declared)), inspect.StrType | inspect.ListType)
 
 
 def _invalid(field: msgspec.structs.FieldInfo, problem: str) -> FieldError:

@@ -77,10 +77,10 @@ class InvalidRequest(ApiError):
     reason = "invalid_request"
 
     @classmethod
-    def of(cls, fields: Sequence[FieldError]) -> "InvalidRequest":
-        """One error from the errors of its fields; the first one speaks for all."""
+    def of(cls, fields: Sequence[FieldError], *, param: str | None = None) -> "InvalidRequest":
+        """One error from the errors of its fields; the first one, `param` on the wire, speaks."""
         first = fields[0]
-        return cls(first.message, code=first.error_code, param=first.field_name, fields=fields)
+        return cls(first.message, code=first.error_code, param=param, fields=fields)
 
 
 class MalformedBody(InvalidRequest):

@@ -15,13 +15,20 @@ def test_unknown_members_pass_through() -> None:
     assert sent(members) == {**members, "model": "upstream-name"}
 
 
+def test_empty_lists_of_typed_clients_stay_here() -> None:
+    members = {"model": "m", "messages": [{"role": "user", "images": []}, {"images": ["a"]}]}
+    assert sent(members)["messages"] == [{"role": "user"}, {"images": ["a"]}]
+
+
 def test_own_members_stay_here() -> None:
-    members = {"model": "m", "refId": "1", "tag": "t", "replyTo": "u", "provider": "p"}
-    assert sent(members) == {"model": "upstream-name"}
+    members = {"model": "m", "refId": "1", "tag": "t", "replyTo": "u", "messages": []}
+    for provider in ("p", None):
+        wanted = {"model": "upstream-name", "messages": []}
+        assert sent({**members, "provider": provider}) == wanted
 
 
 def test_provider_object_passes_through() -> None:
-    members = {"model": "m", "provider": {"order": ["a"]}}
+    members = {"model": "m", "messages": [], "provider": {"order": ["a"]}}
     assert sent(members)["provider"] == {"order": ["a"]}
 
 

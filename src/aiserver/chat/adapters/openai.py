@@ -36,15 +36,24 @@ def body_for(members: dict[str, Any], *, model: str, ask_usage: bool) -> bytes:
     """What goes upstream: the caller's members, less the gateway's own."""
     body = {name: value for name, value in members.items() if name not in _OURS}
     body["model"] = model
-    if isinstance(body.get("provider"), str):
-        del body["provider"]
+    if not isinstance(body.get("provider"), dict):
+        body.pop("provider", None)
     response_format = body.get("response_format")
     if isinstance(response_format, dict) and "response_format" in response_format:
         body["response_format"] = _modern(cast("dict[str, Any]", response_format))
+    body["messages"] = [_without_empty_images(message) for message in body.get("messages") or ()]
     if ask_usage:
         options = cast("dict[str, Any]", body.get("stream_options") or {})
         body["stream_options"] = {**options, "include_usage": True}
     return msgspec.json.encode(body)
+
+
+def _without_empty_images(message: Any) -> Any:
+    # Typed clients fill this list by themselves; strict upstreams refuse a member unknown to them.
+    members = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
+    if "images" in members and not members["images"]:
+        return {name: value for name, value in members.items() if name != "images"}
+    return cast("Any", message)
 
 
 def _modern(response_format: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,195 @@
+"""One connection to an upstream: writes a request, parses its answer, keeps the deadlines."""
+
+import asyncio
+from typing import Protocol, cast
+
+import httptools
+
+from aiserver.kit.upstream.errors import (
+    Phase,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamTruncated,
+)
+from aiserver.kit.upstream.response import UpstreamResponse
+from aiserver.kit.upstream.target import Origin, Timeouts
+
+_HIGH_WATER = 256 * 1024
+_JOINED_BODY = 64 * 1024
+
+
+class Pool(Protocol):
+    """What a connection tells its pool."""
+
+    def opened(self, connection: "Connection") -> None: ...
+
+    def rested(self, connection: "Connection") -> None: ...
+
+    def lost(self, connection: "Connection") -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    _transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, origin: Origin, limit: int) -> None:
+        self.origin = origin
+        self._pool = pool
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._response: UpstreamResponse | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def exchange(
+        self, head: bytes, body: bytes, bodiless: bool, timeouts: Timeouts, ends: float
+    ) -> UpstreamResponse:
+        self.heard = self._keep = self._complete = self._paused = self._framed = False
+        if self._transport.is_closing():
+            raise UpstreamReset(sent=False)
+        self._response = response = UpstreamResponse(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._header_bytes = self._unparsed = 0
+        self._bodiless, self._gap = bodiless, timeouts.gap
+        self._phase: Phase = "first-byte"
+        self.expect_by(self._loop.time() + timeouts.first_byte, ends)
+        if len(body) > _JOINED_BODY:
+            self._transport.write(head)
+            self._transport.write(body)
+        else:
+            self._transport.write(head + body)
+        await response.until_started()
+        return response
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+            self.expect_by(self._loop.time() + self._gap, self._ends)
+
+    def fail(self, error: UpstreamError) -> None:
+        response, self._response = self._response, None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+        if response is not None:
+            response.end(error)
+
+    def expect_by(self, deadline: float, ends: float) -> None:
+        self._ends, self._deadline = ends, min(deadline, ends)
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            self.expect_by(self._deadline, self._ends)
+        else:
+            self.fail(UpstreamTimeout("total" if self._deadline == self._ends else self._phase))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._pool.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(exc)
+        self._pool.lost(self)
+        del self._parser  # It holds methods of this object: a cycle for the collector otherwise.
+
+    def eof_received(self) -> None:
+        self._finish(None)
+
+    def _finish(self, exc: Exception | None) -> None:
+        started = self._response is not None and self._response.status
+        if started and not self._framed and exc is None:
+            self._complete = True
+            self._release(reusable=False)
+        else:
+            self.fail(UpstreamTruncated() if started and self._framed else UpstreamReset())
+
+    def data_received(self, data: bytes) -> None:
+        if self._response is None:  # Nothing was asked: the next answer would be confused with it.
+            self.fail(UpstreamReset())
+            return
+        self.heard, surplus = True, False
+        self._unparsed += len(data)
+        try:
+            # The last byte goes alone: an answer complete without it was followed by something,
+            # which the parser does not tell of a line end.
+            self._parser.feed_data(memoryview(data)[:-1])
+            surplus = self._complete
+            self._parser.feed_data(data[-1:])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            surplus = True
+            if not self._complete:
+                why = error.__context__ or error
+                self.fail(UpstreamProtocolError(f"the upstream's answer is invalid: {why}"))
+                return
+        if self._complete:
+            self._release(reusable=self._keep and not surplus)
+        elif self._unparsed > self._limit:
+            self.fail(UpstreamProtocolError("a line of the upstream's answer is over the limit"))
+        elif self._phase == "gap":
+            now = self._loop.time()
+            self.expect_by(self._ends if self._paused else now + self._gap, self._ends)
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer")
+
+    def _count_header(self, size: int) -> None:
+        self._unparsed = 0
+        self._header_bytes += size
+        if self._header_bytes > self._limit:
+            raise ValueError("headers over the limit")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header(len(name) + len(value) + 4)
+        name, known = name.lower(), self._headers
+        known[name] = b"%b, %b" % (known[name], value) if name in known else value
+
+    def on_headers_complete(self) -> None:
+        response, headers = self._response, self._headers
+        status = self._parser.get_status_code()
+        self._headers = {}
+        self._count_header(16)  # A run of bare interim answers has an end too.
+        if response is None or status < 200:
+            return
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            raise ValueError("a transfer coding other than chunked")
+        self._framed = coding is not None or b"content-length" in headers
+        # An answer that overtakes its request leaves the rest of that request on the way.
+        overtaken = self._transport.get_write_buffer_size() > 0
+        self._keep = self._parser.should_keep_alive() and not overtaken
+        self._phase = "gap"
+        response.start(status, headers)
+        if self._bodiless:
+            self._complete = True
+            raise ValueError("stop here: the parser would wait for the body that is not sent")
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        response = self._response
+        if response is not None:
+            response.feed(body)
+            if response.buffered > _HIGH_WATER and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        self._complete = self._response is not None and self._response.status != 0
+
+    def _release(self, *, reusable: bool) -> None:
+        response, self._response = self._response, None
+        if not reusable or self._transport.is_closing():
+            self.fail(UpstreamReset())
+        else:
+            if self._paused:
+                self._transport.resume_reading()
+            self._pool.rested(self)
+        if response is not None:
+            response.end()
