@@ -38,10 +38,10 @@ from aiserver.providers.discovery import Discovery
 from aiserver.providers.endpoints import Endpoints
 from aiserver.providers.environment import reconcile
 from aiserver.providers.handlers import ProviderHandlers
-from aiserver.providers.local.engine import EngineUnavailable, LocalEngine
+from aiserver.providers.local.engine import EngineState, EngineUnavailable, LocalEngine
 from aiserver.providers.local.weights import WEIGHTS, WeightStore
 from aiserver.providers.pool import ProviderPool
-from aiserver.providers.store import Provider, ProviderStore
+from aiserver.providers.store import EMBEDDED, Provider, ProviderStore
 
 _OPERATIONS = (key_operations, provider_operations, chat_operations)
 _WATCH_SECONDS = 0.25
@@ -49,6 +49,14 @@ _LAST_USED_SECONDS = 5.0
 _RECHECK_SECONDS = 2.0
 _ENGINE_SECONDS = 60.0
 
+# What anyone may read: the log has the reason, which may name a folder.
+_ADVICE = {
+    EngineState.ABSENT: "The embedded model is not on this machine yet; the administrator can "
+    "fetch it with `ai-server models pull`.",
+    EngineState.UNSUPPORTED: "The embedded engine is not installed; install ai-server with its "
+    "extra `local`.",
+    EngineState.FAILED: "The embedded engine keeps failing; the server's log says why.",
+}
 _log = log.get("app")
 
 
@@ -129,6 +137,7 @@ class App:
         self._pool = ProviderPool(data.providers)
         self._upstreams = UpstreamPool()
         self._engine = self._embedded() if settings[s.LOCAL_MODELS] else None
+        self._engine_state: EngineState | None = None
         self._endpoints = Endpoints(
             data.providers, _texts(settings), self._engine_address, redact.learn
         )
@@ -165,7 +174,7 @@ class App:
         await self._watch()
         if self._engine is not None:
             await self._engine.start()
-            self._background.every(_RECHECK_SECONDS, "embedded engine", self._engine.recheck)
+            self._background.every(_RECHECK_SECONDS, "embedded engine", self._recheck_engine)
         self._background.every(_WATCH_SECONDS, "changes", self._watch)
         self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
         self._background.run("discovery", self._discovery.run)
@@ -216,7 +225,12 @@ class App:
         names = [request.__name__ for request in requests]
         rooms = (
             KeyHandlers(self._data.keys, self._ring, clock, names),
-            ProviderHandlers(self._data.providers, self._pool, self._discovery.providers_changed),
+            ProviderHandlers(
+                self._data.providers,
+                self._pool,
+                changed=self._discovery.providers_changed,
+                asleep=self._asleep,
+            ),
             ChatHandlers(
                 self._pool, self._endpoints, self._adapter, wait=self._settings[s.PROVIDER_WAIT]
             ),
@@ -233,13 +247,30 @@ class App:
 
         return LocalEngine(self._data.weights, WEIGHTS[0], on_line=on_line)
 
+    async def _recheck_engine(self) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        await engine.recheck()
+        status = engine.status
+        if status.state is not self._engine_state:
+            self._engine_state = status.state
+            said = _log.error if status.state is EngineState.FAILED else _log.info
+            said("embedded_model", state=status.state.value, reason=status.reason)
+
+    def _asleep(self, provider: Provider) -> bool:
+        if provider.source != EMBEDDED or self._engine is None:
+            return False
+        return self._engine.status.state not in (EngineState.STARTING, EngineState.READY)
+
     async def _engine_address(self) -> tuple[str, str]:
         if self._engine is None:
             raise Unavailable("The embedded model is switched off: LOCAL_MODELS=false.")
         try:
             endpoint = await self._engine.ready(_ENGINE_SECONDS)
         except EngineUnavailable as error:
-            raise Unavailable(str(error), reason="local_model_unavailable") from error
+            why = _ADVICE.get(self._engine.status.state) or str(error)
+            raise Unavailable(why, reason="local_model_unavailable") from error
         return endpoint.url, endpoint.api_key
 
     async def _list_models(self, provider: Provider) -> list[str]:
@@ -253,8 +284,9 @@ class App:
         if self._engine is None:
             return {"state": "off"}
         status = self._engine.status
-        state = {"state": status.state.value, "model": status.model, "reason": status.reason}
-        return {name: value for name, value in state.items() if value is not None}
+        state = {"state": status.state.value, "model": status.model}
+        advice = _ADVICE.get(status.state)
+        return {**state, "reason": advice} if advice else state
 
     def http_config(self) -> Config:
         settings = self._settings

@@ -1,6 +1,10 @@
 """The command line: what it prints, what it changes, and what it says when it cannot."""
 
+import hashlib
 import json
+import threading
+from collections.abc import Generator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from aiserver import __version__
+from aiserver.cli import models
 from aiserver.cli.main import app
+from aiserver.providers.local.weights import Weight
 from aiserver.settings import SETTINGS
 
 
@@ -133,6 +139,56 @@ def test_models_say_what_is_here(shell: Shell) -> None:
     [row] = shell.json("models", "list")
     assert (row["id"], row["present"], row["licence"]) == ("smollm2:135m", False, "Apache-2.0")
     assert "toy" in row["description"].lower()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[bytes]:
+    """The bytes of the one weight there is, served from MODELS_URL."""
+    content, folder = b"weight" * 1000, tmp_path / "mirror"
+    folder.mkdir()
+    (folder / "w.gguf").write_bytes(content)
+    weight = Weight(
+        id="w:1",
+        file="w.gguf",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        licence="Apache-2.0",
+        description="A toy.",
+        sources=(),
+    )
+    monkeypatch.setattr(models, "WEIGHTS", (weight,))
+
+    class Files(SimpleHTTPRequestHandler):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, directory=str(folder))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        monkeypatch.setenv("MODELS_URL", f"http://127.0.0.1:{server.server_port}")
+        yield content
+        server.shutdown()
+        serving.join()
+
+
+def test_weight_is_pulled_once(shell: Shell, tmp_path: Path, mirror: bytes) -> None:
+    path = Path(shell.json("models", "pull")["w:1"])
+    assert path.read_bytes() == mirror
+    assert shell.json("models", "list")[0]["present"] is True
+    (tmp_path / "mirror" / "w.gguf").unlink()
+    assert "w:1 is in" in shell("models", "pull", "w:1")
+
+
+def test_weight_that_cannot_be_had_names_its_sources(
+    shell: Shell, tmp_path: Path, mirror: bytes
+) -> None:
+    (tmp_path / "mirror" / "w.gguf").write_bytes(mirror[::-1])
+    said = shell("models", "pull", code=1).replace("\n", " ")
+    assert "could not be pulled" in said
+    assert "sha256" in said
 
 
 def test_config_check_shows_where_values_come_from(

@@ -35,14 +35,20 @@ _RESETTABLE = ("api_base_url", "api_key", "api_key_var", "api_key_header", "hear
 
 
 class ProviderHandlers:
-    """`changed` is told after every write."""
+    """`changed` is told after every write; who is `asleep` is not listed as usable now."""
 
     def __init__(
-        self, store: ProviderStore, pool: ProviderPool, changed: Callable[[], None]
+        self,
+        store: ProviderStore,
+        pool: ProviderPool,
+        *,
+        changed: Callable[[], None],
+        asleep: Callable[[Provider], bool],
     ) -> None:
         self._store = store
         self._pool = pool
         self._changed = changed
+        self._asleep = asleep
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
@@ -69,7 +75,8 @@ class ProviderHandlers:
 
     async def active(self, request: GetActiveProviders, call: Call) -> GetActiveProvidersResponse:
         usable = [p for p in self._pool.providers() if p.enabled and p.offline is None]
-        return GetActiveProvidersResponse(results=[self._shown(p, call) for p in usable])
+        awake = [self._shown(p, call) for p in usable if not self._asleep(p)]
+        return GetActiveProvidersResponse(results=awake)
 
     async def create(self, request: CreateAiProvider, call: Call) -> IdResponse:
         members = checked(request)
@@ -107,12 +114,12 @@ class ProviderHandlers:
         self._renewed()
 
     async def list_models(self, request: ListModels, call: Call) -> ListModelsResponse:
-        names = sorted(self._pool.models().items())
+        names = sorted(self._pool.models(asleep=self._asleep).items())
         data = [_open_ai(model, owner) for model, owner in names if call.caller.may_use(model)]
         return ListModelsResponse(object="list", data=data)
 
     async def get_model(self, request: GetModel, call: Call) -> OpenAiModel:
-        owner = self._pool.models().get(request.model)
+        owner = self._pool.models(asleep=self._asleep).get(request.model)
         if owner is None or not call.caller.may_use(request.model):
             raise ModelNotFound(f"Model {request.model} not found.", param="model")
         return _open_ai(request.model, owner)

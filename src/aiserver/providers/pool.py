@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -87,11 +87,11 @@ class ProviderPool:
         if (candidate := self._candidates.get(provider_id)) is not None:
             candidate.models = self._models_of(candidate.provider)
 
-    def models(self) -> dict[str, str]:
-        """Every model that can be asked for, with the provider that would be named first."""
+    def models(self, *, asleep: Callable[[Provider], bool] = lambda _: False) -> dict[str, str]:
+        """Every model that can be asked for, with the first provider of those not `asleep`."""
         found: dict[str, str] = {}
         for candidate in self._usable():
-            for model in candidate.models:
+            for model in () if asleep(candidate.provider) else candidate.models:
                 found.setdefault(model, candidate.provider.name)
         return found
 

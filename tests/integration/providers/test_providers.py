@@ -1,5 +1,6 @@
 """The administrator's work on providers, over HTTP, and what others see of it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -193,3 +194,30 @@ async def test_lost_encryption_key_is_a_clear_502(
     async with running(data) as gateway:
         reply = await gateway.chat()
         assert (reply.status, reply.json()["error"]["code"]) == (502, "provider_misconfigured")
+
+
+async def test_upstream_that_lists_nothing_is_asked_again(
+    gateway: TestGateway, upstream: FakeUpstream
+) -> None:
+    upstream.next("reset", "invalid-json", "huge-error")
+    await gateway.provider("listing", upstream.base_url, models=None)
+    discovery = gateway.app._discovery
+    async with asyncio.timeout(5):
+        while not discovery.problems:
+            await asyncio.sleep(0.01)
+    assert "Provider listing" in discovery.problems[1]
+    async with asyncio.timeout(5):
+        while not await discovery.renew():
+            pass
+    assert discovery.problems == {}
+    assert (await gateway.chat()).status == 200
+
+
+async def test_changed_variable_moves_its_provider(
+    tmp_path: Any, migrated: bytes, upstream: FakeUpstream
+) -> None:
+    data = tmp_path / "data"
+    async with running(data, migrated, OLLAMA_HOST="0.0.0.0:1") as gateway:
+        assert (await listed(gateway))[0]["apiBaseUrl"] == "http://127.0.0.1:1"
+    async with running(data, OLLAMA_BASE_URL=upstream.base_url) as gateway:
+        assert (await listed(gateway))[0]["apiBaseUrl"] == upstream.base_url
