@@ -8,6 +8,7 @@ import msgspec
 from msgspec import inspect
 
 from aiserver.contract.errors import FieldError, InvalidRequest
+from aiserver.contract.scalars import mender
 from aiserver.contract.spelling import spelling_of
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -34,6 +35,8 @@ class Binder(Generic[T]):
         self._fields = msgspec.structs.fields(request)
         info = cast(inspect.StructType, inspect.type_info(request))
         self._infos = {field.encode_name: _plain(field.type) for field in info.fields}
+        mends = ((field.encode_name, mender(field.type)) for field in info.fields)
+        self._mends = {name: mend for name, mend in mends if mend is not None}
 
     def wire_name(self, name: str) -> str | None:
         return self._spelling.wire_name(name)
@@ -60,6 +63,9 @@ class Binder(Generic[T]):
                 if field.required:
                     errors[field.encode_name] = _missing(field)
                 continue
+            mend = self._mends.get(field.encode_name)
+            if mend is not None:
+                value = mend(value)
             try:
                 values[field.name] = msgspec.convert(value, field.type, strict=False)
             except msgspec.ValidationError as error:
