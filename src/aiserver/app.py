@@ -17,6 +17,7 @@ from aiserver.contract.operation import declared_in
 from aiserver.contract.registry import Registry
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import BodyReader, Sizes
+from aiserver.doors.cors import Cors
 from aiserver.doors.gateway import Gateway
 from aiserver.doors.health import Health
 from aiserver.doors.server import Config, Lifecycle, Limits, Server
@@ -155,6 +156,7 @@ class App:
                 **Web().pages(),
                 **Health(self.lifecycle, self._problems, self._local_state).pages(),
             },
+            cors=Cors(settings.get(s.CORS_ORIGINS) or ()),
             redact=redact,
         )
 

@@ -100,6 +100,14 @@ def web_url(value: str) -> str:
     return re.sub(r"^(https?://)0\.0\.0\.0", r"\g<1>127.0.0.1", url).rstrip("/")
 
 
+def origins(value: str) -> tuple[str, ...]:
+    """A comma list of scheme://host[:port]."""
+    listed = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not all(o == "*" or re.fullmatch(r"https?://[^\s/?#,@]+/?", o) for o in listed):
+        raise ValueError("origins such as https://app.example.com are needed")
+    return listed
+
+
 def _port_is_possible(url: str) -> bool:
     try:
         return urlsplit(url).port != 0
@@ -163,6 +171,12 @@ MAX_BUFFERED = Setting(
     "All bodies held in memory together; over it callers get 503 with Retry-After.",
 )
 MAX_HEADERS = Setting("MAX_HEADERS", size, "32KiB", "Largest request line and headers together.")
+CORS_ORIGINS = Setting(
+    "CORS_ORIGINS",
+    origins,
+    None,
+    "Browser origins that may call with a key, as a comma list; * is any.",
+)
 HEADER_TIMEOUT = Setting(
     "HEADER_TIMEOUT", seconds, "15s", "Longest time a client may take to send its headers."
 )
@@ -229,6 +243,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     MAX_UPLOAD,
     MAX_BUFFERED,
     MAX_HEADERS,
+    CORS_ORIGINS,
     HEADER_TIMEOUT,
     BODY_TIMEOUT,
     KEEP_ALIVE,

@@ -102,7 +102,7 @@ async def test_wrong_verb_names_the_right_ones(gateway: TestGateway) -> None:
     reply = await gateway.call("DELETE", "/v1/chat/completions")
     assert reply.status == 405
     assert "answers POST, not DELETE" in reply.problem()["message"]
-    for verb in ("HEAD", "OPTIONS", "TRACE"):
+    for verb in ("HEAD", "TRACE"):
         assert (await gateway.call(verb, "/api/CreateApiKey")).status == 405
 
 

@@ -40,6 +40,7 @@ class Body(msgspec.Struct):
     """What a body said: JSON members, form pairs, and files that wait on disk."""
 
     members: dict[str, Any] = {}
+    batch: list[dict[str, Any]] | None = None
     pairs: list[tuple[str, str]] = []
     files: dict[str, UploadFile] = {}
 
@@ -149,9 +150,11 @@ def _json(raw: bytes) -> Body:
         raise MalformedBody(f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise MalformedBody("The body is nested too deeply.") from None
-    if not isinstance(decoded, dict):
-        raise MalformedBody("The body must be a JSON object: {...}.")
-    return Body(members=cast("dict[str, Any]", decoded))
+    if isinstance(decoded, dict):
+        return Body(members=cast("dict[str, Any]", decoded))
+    if isinstance(decoded, list) and all(isinstance(i, dict) for i in cast("list[Any]", decoded)):
+        return Body(batch=cast("list[dict[str, Any]]", decoded))
+    raise MalformedBody("The body must be a JSON object: {...}.")
 
 
 def _form(raw: bytes) -> Body:

@@ -7,13 +7,23 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.datastructures import Headers
 
-from aiserver.contract.errors import ApiError, MethodNotAllowed, NotFound, Unavailable
-from aiserver.contract.operation import Operation
+from aiserver.contract.caller import Caller
+from aiserver.contract.errors import (
+    ApiError,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    Unavailable,
+)
+from aiserver.contract.operation import Answer, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.dispatch import Dispatch
-from aiserver.doors.body import BodyReader, ClientGone, Receive
+from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
+from aiserver.doors.cors import Cors
+from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.problems import Dialect, body_of, both, open_ai, service_stack
-from aiserver.doors.replies import Pairs, Send, send_answer, send_json, unless_gone
+from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
+from aiserver.doors.routes import Found, find
 from aiserver.doors.server import Lifecycle
 from aiserver.keys.access import Credentials
 from aiserver.kit import log
@@ -22,18 +32,12 @@ from aiserver.kit.ids import request_id
 Scope = MutableMapping[str, Any]
 Page = Callable[[Scope, Send, Pairs], Awaitable[None]]
 
-_API = "/api/"
-_OPERATION_VERBS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # Typed clients post to these paths as well as OpenAI's own.
 _SHARED = frozenset({"/v1/chat/completions", "/chat/completions"})
 _MOST_PAIRS = 1000
+_MOST_IN_A_BATCH = 1000
 _log = log.get("doors")
-
-
-class Found(msgspec.Struct, frozen=True):
-    operation: Operation
-    variables: dict[str, str]
 
 
 class Gateway:
@@ -47,6 +51,7 @@ class Gateway:
         reader: BodyReader,
         lifecycle: Lifecycle,
         pages: Mapping[str, Page],
+        cors: Cors,
         redact: Callable[[str], str],
     ) -> None:
         self._registry = registry
@@ -54,96 +59,114 @@ class Gateway:
         self._reader = reader
         self._lifecycle = lifecycle
         self._pages = pages
+        self._cors = cors
         self._redact = redact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         identity = request_id(headers.get("x-request-id"))
-        common: Pairs = [(b"X-Request-Id", identity.encode())]
+        reply = Reply(send, receive, [(b"X-Request-Id", identity.encode())])
+        reply.headers.extend(self._cors.headers(headers))
+        reply.gzip = "gzip" in headers.get("accept-encoding", "")
         path = scope["path"]
-        dialect = dialect_of(path)
         try:
             page = self._pages.get(path)
-            if page is not None:
+            if scope["method"] == "OPTIONS":
+                await send_bytes(send, 204, [*reply.headers, *self._cors.preflight(headers)], b"")
+            elif page is not None:
                 _refuse_writing(scope["method"])
-                await page(scope, send, common)
+                await page(scope, send, reply.headers)
             else:
-                await self._call(scope, headers, identity, receive, send, common)
+                await self._call(scope, headers, identity, receive, reply)
         except ClientGone:
             return
         except ApiError as error:
-            await self._fail(send, error, dialect, common)
+            await self._fail(reply, error, dialect_of(path))
         except Exception:
             # The last line before the socket: whatever went wrong, the caller gets an answer.
             _log.exception("request_failed", path=path, request_id=identity)
             failure = ApiError(f"The server failed; its log has the details under {identity}.")
-            await self._fail(send, failure, dialect, common)
+            await self._fail(reply, failure, dialect_of(path))
 
     async def _call(
-        self,
-        scope: Scope,
-        headers: Headers,
-        identity: str,
-        receive: Receive,
-        send: Send,
-        common: Pairs,
+        self, scope: Scope, headers: Headers, identity: str, receive: Receive, reply: Reply
     ) -> None:
-        found = self._find(scope["method"], scope["path"])
-        operation = found.operation
-        caller = self._dispatch.admit(operation, credentials_of(headers))
+        query = _query(scope["query_string"])
+        found = find(self._registry, scope["method"], scope["path"], query)
+        caller = self._dispatch.admit(found.operation, credentials_of(headers))
         if self._lifecycle.draining:
             raise Unavailable("The server is stopping; call again shortly.", retry_after=2)
-        query = _query(scope["query_string"])
+        _shape(reply, found, headers)
+        async with self._reader.read(headers, _body_of(scope["method"], receive)) as body:
+            if found.batch:
+                await self._batch(found, caller, identity, body, query, reply)
+                return
+            if body.batch is not None:
+                raise MalformedBody("The body must be a JSON object: {...}.")
+            running = self._run(found, caller, identity, body, query)
+            ends = found.operation.ends_with_caller
+            answer = await (unless_gone(running, receive) if ends else running)
+        dialect = dialect_of(scope["path"])
+        await reply.answer(answer, lambda error: dialect(error, self._redact))
+
+    async def _run(
+        self,
+        found: Found,
+        caller: Caller,
+        identity: str,
+        body: Body,
+        query: list[tuple[str, str]],
+    ) -> Answer:
         reset = frozenset(
             name for key, value in query if key.lower() == "reset" for name in value.split(",")
         )
-        async with self._reader.read(headers, _body_of(scope["method"], receive)) as body:
-            running = self._dispatch.run(
-                operation,
-                caller,
-                request_id=identity,
-                members=body.members,
-                pairs=[*found.variables.items(), *body.pairs, *query],
-                reset=reset,
-            )
-            if operation.ends_with_caller:
-                answer = await unless_gone(running, receive)
-            else:
-                answer = await running
-        dialect = dialect_of(scope["path"])
-        await send_answer(send, receive, answer, common, lambda error: dialect(error, self._redact))
+        return await self._dispatch.run(
+            found.operation,
+            caller,
+            request_id=identity,
+            members=body.members,
+            pairs=[*found.variables.items(), *body.pairs, *query],
+            reset=reset,
+        )
 
-    def _find(self, method: str, path: str) -> Found:
-        """The operation that a request means. Raises NotFound or MethodNotAllowed."""
-        verb = "GET" if method == "HEAD" else method
-        match = self._registry.at(verb, path)
-        if match is not None:
-            return Found(match.operation, match.variables)
-        if path.startswith(_API):
-            operation = self._registry.named(path[len(_API) :])
-            if operation is None:
-                raise NotFound(f"There is no operation {path[len(_API) :][:100]!r}.")
-            if method not in _OPERATION_VERBS and not (
-                method == "HEAD" and operation.verbs == ("GET",)
-            ):
-                raise MethodNotAllowed(f"{operation.name} does not answer {method}.")
-            return Found(operation, {})
-        known = self._registry.verbs_at(path)
-        if known:
-            raise MethodNotAllowed(f"{path} answers {', '.join(sorted(known))}, not {method}.")
-        raise NotFound(f"There is nothing at {path[:200]}.")
+    async def _batch(
+        self,
+        found: Found,
+        caller: Caller,
+        identity: str,
+        body: Body,
+        query: list[tuple[str, str]],
+        reply: Reply,
+    ) -> None:
+        items = body.batch
+        if items is None:
+            raise MalformedBody("The body of a batch must be a JSON array of objects.")
+        if len(items) > _MOST_IN_A_BATCH:
+            raise InvalidRequest(f"A batch has at most {_MOST_IN_A_BATCH} requests.")
+        answers: list[Any] = []
+        for index, members in enumerate(items):
+            try:
+                answer = await self._run(found, caller, identity, Body(members=members), query)
+                if isinstance(answer, EventStream):
+                    answer.close()
+                    raise InvalidRequest("A request of a batch cannot be streamed.")
+            except ApiError as error:
+                error.meta["AutoBatchIndex"] = str(index)
+                reply.headers.append((b"X-AutoBatch-Completed", str(index).encode()))
+                raise
+            answers.append(msgspec.Raw(answer.body) if isinstance(answer, JsonBytes) else answer)
+        reply.headers.append((b"X-AutoBatch-Completed", str(len(items)).encode()))
+        await reply.values(answers)
 
-    async def _fail(self, send: Send, error: ApiError, dialect: Dialect, common: Pairs) -> None:
-        headers = list(common)
+    async def _fail(self, reply: Reply, error: ApiError, dialect: Dialect) -> None:
         if error.retry_after is not None:
-            headers.append((b"Retry-After", b"%d" % max(1, round(error.retry_after))))
+            reply.headers.append((b"Retry-After", b"%d" % max(1, round(error.retry_after))))
         if error.http_status == 401:
-            headers.append((b"WWW-Authenticate", b"Bearer"))
+            reply.headers.append((b"WWW-Authenticate", b"Bearer"))
         if error.http_status == 413 or self._lifecycle.draining:
             # The rest of the body is not read, so this connection cannot be used again.
-            headers.append((b"Connection", b"close"))
-        problem = dialect(error, self._redact)
-        await send_json(send, error.http_status, headers, body_of(problem))
+            reply.headers.append((b"Connection", b"close"))
+        await reply.json(error.http_status, body_of(dialect(error, self._redact)))
 
 
 def dialect_of(path: str) -> Dialect:
@@ -159,6 +182,14 @@ def credentials_of(headers: Headers) -> Credentials:
         api_key=headers.get("x-api-key") or None,
         auth_secret=headers.get("authsecret") or None,
     )
+
+
+def _shape(reply: Reply, found: Found, headers: Headers) -> None:
+    if found.format == "csv":
+        reply.csv = True
+        reply.encode = to_csv
+    elif headers.get("user-agent", "").startswith("servicestack/php"):
+        reply.encode = to_php_json
 
 
 def _query(raw: bytes) -> list[tuple[str, str]]:

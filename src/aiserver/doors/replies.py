@@ -1,15 +1,15 @@
-"""Writes answers: JSON, nothing, or a stream of events that ends with its reader."""
+"""Writes answers: JSON or CSV, nothing, or a stream of events that ends with its reader."""
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-import msgspec
-
 from aiserver.contract.errors import ApiError
 from aiserver.contract.operation import Answer, EventStream, JsonBytes
 from aiserver.doors.body import ClientGone, Receive
+from aiserver.doors.encoding import Encode, to_json
 from aiserver.doors.problems import body_of
 
 T = TypeVar("T")
@@ -18,12 +18,52 @@ Pairs = list[tuple[bytes, bytes]]
 Fail = Callable[[ApiError], dict[str, Any]]
 
 _JSON = (b"Content-Type", b"application/json; charset=utf-8")
+_CSV = (b"Content-Type", b"text/csv; charset=utf-8")
 _EVENTS: Pairs = [
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Cache-Control", b"no-cache"),
     (b"X-Accel-Buffering", b"no"),
 ]
-_encoder = msgspec.json.Encoder()
+# Below this a compressed answer is no smaller on the wire.
+_WORTH_COMPRESSING = 1400
+
+
+class Reply:
+    """How to answer one request: its headers, its form, and whether it takes gzip."""
+
+    def __init__(self, send: Send, receive: Receive, headers: Pairs) -> None:
+        self._send = send
+        self._receive = receive
+        self.headers = headers
+        self.encode: Encode = to_json
+        self.csv = False
+        self.gzip = False
+
+    async def answer(self, answer: Answer, fail: Fail) -> None:
+        """`fail` prints an error that comes when a stream has begun."""
+        match answer:
+            case None:
+                await send_bytes(self._send, 204, self.headers, b"")
+            case EventStream():
+                await _send_events(self._send, self._receive, answer, self.headers, fail)
+            case JsonBytes(body):
+                await self.json(200, body)
+            case _:
+                await self.values(answer)
+
+    async def values(self, answer: Any) -> None:
+        """Any value of the wire, in the form that was asked for."""
+        kind = _CSV if self.csv else _JSON
+        await self._whole(200, [kind, *self.headers], self.encode(answer))
+
+    async def json(self, status: int, body: bytes) -> None:
+        await self._whole(status, [_JSON, *self.headers], body)
+
+    async def _whole(self, status: int, headers: Pairs, body: bytes) -> None:
+        if self.gzip and len(body) >= _WORTH_COMPRESSING:
+            body = await asyncio.to_thread(gzip.compress, body, 5)
+            headers = [*headers, (b"Content-Encoding", b"gzip"), (b"Vary", b"Accept-Encoding")]
+        await send_bytes(self._send, status, headers, body)
 
 
 async def send_bytes(send: Send, status: int, headers: Pairs, body: bytes) -> None:
@@ -34,21 +74,6 @@ async def send_bytes(send: Send, status: int, headers: Pairs, body: bytes) -> No
 
 async def send_json(send: Send, status: int, headers: Pairs, body: bytes) -> None:
     await send_bytes(send, status, [_JSON, *headers], body)
-
-
-async def send_answer(
-    send: Send, receive: Receive, answer: Answer, headers: Pairs, fail: Fail
-) -> None:
-    """`fail` prints an error that comes when the stream has begun."""
-    match answer:
-        case None:
-            await send_bytes(send, 204, headers, b"")
-        case EventStream():
-            await _send_events(send, receive, answer, headers, fail)
-        case JsonBytes(body):
-            await send_json(send, 200, headers, body)
-        case _:
-            await send_json(send, 200, headers, _encoder.encode(answer))
 
 
 async def _send_events(
