@@ -22,9 +22,14 @@ from aiserver.doors.gateway import Gateway
 from aiserver.doors.health import Health
 from aiserver.doors.server import Config, Lifecycle, Limits, Server
 from aiserver.doors.web import Web
+from aiserver.jobs import operations as job_operations
+from aiserver.jobs.handlers import CallbackSink
 from aiserver.keys import operations as key_operations
 from aiserver.keys.access import KeyRing
+from aiserver.keys.authentication import SignIn
 from aiserver.keys.handlers import KeyHandlers
+from aiserver.keys.sessions import Sessions
+from aiserver.keys.signin import SignInLimit
 from aiserver.keys.store import AdminSecret, KeyStore
 from aiserver.kit import log, migrations
 from aiserver.kit.background import Background
@@ -44,7 +49,7 @@ from aiserver.providers.local.weights import WEIGHTS, WeightStore
 from aiserver.providers.pool import ProviderPool
 from aiserver.providers.store import EMBEDDED, Provider, ProviderStore
 
-_OPERATIONS = (key_operations, provider_operations, chat_operations)
+_OPERATIONS = (key_operations, job_operations, provider_operations, chat_operations)
 _WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
 _RECHECK_SECONDS = 2.0
@@ -68,6 +73,7 @@ class Data:
     database: Database
     keys: KeyStore
     secret: AdminSecret
+    sessions: Sessions
     providers: ProviderStore
     weights: WeightStore
 
@@ -96,6 +102,7 @@ def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: boo
         database=database,
         keys=KeyStore(database, clock),
         secret=AdminSecret(database, clock),
+        sessions=Sessions(database, clock),
         providers=ProviderStore(database, Cipher(key), clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
     )
@@ -133,7 +140,11 @@ class App:
         self.redact = redact
         given = settings.get(s.AUTH_SECRET)
         self._ring = KeyRing(
-            data.keys, data.secret, clock, auth_secret=given.reveal() if given else None
+            data.keys,
+            data.secret,
+            data.sessions,
+            clock,
+            auth_secret=given.reveal() if given else None,
         )
         self._pool = ProviderPool(data.providers)
         self._upstreams = UpstreamPool()
@@ -157,6 +168,7 @@ class App:
                 **Health(self.lifecycle, self._problems, self._local_state).pages(),
             },
             cors=Cors(settings.get(s.CORS_ORIGINS) or ()),
+            secret_in_query=settings[s.AUTH_SECRET_IN_QUERY],
             redact=redact,
         )
 
@@ -227,6 +239,8 @@ class App:
         names = [request.__name__ for request in requests]
         rooms = (
             KeyHandlers(self._data.keys, self._ring, clock, names),
+            SignIn(self._ring, self._data.sessions, SignInLimit(clock)),
+            CallbackSink(),
             ProviderHandlers(
                 self._data.providers,
                 self._pool,

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from aiserver.contract.autoquery import Query, as_pairs
 from aiserver.contract.binding import Binder
 from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, StorageUnavailable
@@ -42,15 +43,21 @@ class Dispatch:
         members: dict[str, Any],
         pairs: Iterable[tuple[str, str]] = (),
         reset: frozenset[str] = frozenset(),
+        address: str = "",
+        session: str | None = None,
     ) -> Answer:
         """The handler's answer. Raises only ApiError."""
-        request = self._binders[operation.name].bind(members, pairs)
+        given = tuple(pairs)
+        request = self._binders[operation.name].bind(members, given)
         call = Call(
             operation=operation,
             caller=caller,
             request_id=request_id,
             members=members if operation.keeps_members else {},
             reset=reset,
+            pairs=(*given, *as_pairs(members)) if issubclass(operation.request, Query) else (),
+            address=address,
+            session=session,
         )
         try:
             return await self._registry.handler(operation)(request, call)

@@ -171,6 +171,12 @@ MAX_BUFFERED = Setting(
     "All bodies held in memory together; over it callers get 503 with Retry-After.",
 )
 MAX_HEADERS = Setting("MAX_HEADERS", size, "32KiB", "Largest request line and headers together.")
+AUTH_SECRET_IN_QUERY = Setting(
+    "AUTH_SECRET_IN_QUERY",
+    switch,
+    "true",
+    "Takes the administrator's secret as ?authsecret= too, as older tools send it.",
+)
 CORS_ORIGINS = Setting(
     "CORS_ORIGINS",
     origins,
@@ -243,6 +249,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     MAX_UPLOAD,
     MAX_BUFFERED,
     MAX_HEADERS,
+    AUTH_SECRET_IN_QUERY,
     CORS_ORIGINS,
     HEADER_TIMEOUT,
     BODY_TIMEOUT,

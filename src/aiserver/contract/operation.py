@@ -55,19 +55,40 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of an operation: who asked, under which id, and the members as they were sent."""
+    """One run of an operation: who asked, under which id, and the members as they were sent.
+
+    `pairs` are, for a query, all that was sent, as text: its conditions may bear any name.
+    """
 
     operation: Operation
     caller: Caller
     request_id: str
     members: dict[str, Any] = {}
     reset: frozenset[str] = frozenset()
+    pairs: tuple[tuple[str, str], ...] = ()
+    address: str = ""
+    session: str | None = None
 
 
 class JsonBytes(msgspec.Struct, frozen=True):
     """An answer that is JSON already."""
 
     body: bytes
+
+
+class Cookie(msgspec.Struct, frozen=True):
+    """A cookie for the caller, HttpOnly and of this site only; `max_age` in seconds, 0 clears."""
+
+    name: str
+    value: str
+    max_age: int
+
+
+class WithCookies(msgspec.Struct, frozen=True):
+    """An answer that also changes the caller's cookies."""
+
+    answer: msgspec.Struct
+    cookies: tuple[Cookie, ...]
 
 
 class EventStream(msgspec.Struct, frozen=True):

@@ -13,12 +13,14 @@ from aiserver.contract.errors import (
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
+    Unauthenticated,
     Unavailable,
 )
-from aiserver.contract.operation import Answer, EventStream, JsonBytes
+from aiserver.contract.operation import Access, Answer, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
+from aiserver.doors.cookies import guard, session_of
 from aiserver.doors.cors import Cors
 from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.problems import Dialect, body_of, both, open_ai, service_stack
@@ -37,7 +39,17 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _SHARED = frozenset({"/v1/chat/completions", "/chat/completions"})
 _MOST_PAIRS = 1000
 _MOST_IN_A_BATCH = 1000
+# 2026-01-01, in the form that the header asks for.
+_SECRET_IN_QUERY_SINCE = b"@1767225600"
 _log = log.get("doors")
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a request came from."""
+
+    request_id: str
+    address: str
+    session: str | None
 
 
 class Gateway:
@@ -52,6 +64,7 @@ class Gateway:
         lifecycle: Lifecycle,
         pages: Mapping[str, Page],
         cors: Cors,
+        secret_in_query: bool,
         redact: Callable[[str], str],
     ) -> None:
         self._registry = registry
@@ -60,6 +73,7 @@ class Gateway:
         self._lifecycle = lifecycle
         self._pages = pages
         self._cors = cors
+        self._secret_in_query = secret_in_query
         self._redact = redact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,27 +107,50 @@ class Gateway:
     ) -> None:
         query = _query(scope["query_string"])
         found = find(self._registry, scope["method"], scope["path"], query)
-        caller = self._dispatch.admit(found.operation, credentials_of(headers))
+        credentials = credentials_of(headers)
+        if credentials.any is None and found.operation.access is Access.ADMIN:
+            credentials = self._secret_in(query, reply) or credentials
+        caller = self._admit(found, credentials, scope["method"], headers)
         if self._lifecycle.draining:
             raise Unavailable("The server is stopping; call again shortly.", retry_after=2)
         _shape(reply, found, headers)
+        client = scope.get("client") or ("", 0)
+        origin = Origin(identity, client[0], credentials.session)
         async with self._reader.read(headers, _body_of(scope["method"], receive)) as body:
             if found.batch:
-                await self._batch(found, caller, identity, body, query, reply)
+                await self._batch(found, caller, origin, body, query, reply)
                 return
             if body.batch is not None:
                 raise MalformedBody("The body must be a JSON object: {...}.")
-            running = self._run(found, caller, identity, body, query)
+            running = self._run(found, caller, origin, body, query)
             ends = found.operation.ends_with_caller
             answer = await (unless_gone(running, receive) if ends else running)
         dialect = dialect_of(scope["path"])
         await reply.answer(answer, lambda error: dialect(error, self._redact))
 
+    def _admit(
+        self, found: Found, credentials: Credentials, method: str, headers: Headers
+    ) -> Caller:
+        caller = self._dispatch.admit(found.operation, credentials)
+        if credentials.any is None and caller.known:
+            guard(method, found.operation, headers)
+        return caller
+
+    def _secret_in(self, query: list[tuple[str, str]], reply: Reply) -> Credentials | None:
+        """The administrator's secret in the query: understood where the operator allows it."""
+        secret = next((value for name, value in query if name.lower() == "authsecret"), None)
+        if secret is None:
+            return None
+        if not self._secret_in_query:
+            raise Unauthenticated("Send the secret as a header: Authorization: Bearer ...")
+        reply.headers.append((b"Deprecation", _SECRET_IN_QUERY_SINCE))
+        return Credentials(auth_secret=secret)
+
     async def _run(
         self,
         found: Found,
         caller: Caller,
-        identity: str,
+        origin: "Origin",
         body: Body,
         query: list[tuple[str, str]],
     ) -> Answer:
@@ -123,17 +160,19 @@ class Gateway:
         return await self._dispatch.run(
             found.operation,
             caller,
-            request_id=identity,
+            request_id=origin.request_id,
             members=body.members,
             pairs=[*found.variables.items(), *body.pairs, *query],
             reset=reset,
+            address=origin.address,
+            session=origin.session,
         )
 
     async def _batch(
         self,
         found: Found,
         caller: Caller,
-        identity: str,
+        origin: "Origin",
         body: Body,
         query: list[tuple[str, str]],
         reply: Reply,
@@ -146,7 +185,7 @@ class Gateway:
         answers: list[Any] = []
         for index, members in enumerate(items):
             try:
-                answer = await self._run(found, caller, identity, Body(members=members), query)
+                answer = await self._run(found, caller, origin, Body(members=members), query)
                 if isinstance(answer, EventStream):
                     answer.close()
                     raise InvalidRequest("A request of a batch cannot be streamed.")
@@ -181,6 +220,7 @@ def credentials_of(headers: Headers) -> Credentials:
         bearer=token.strip() or None if scheme.lower() == "bearer" else None,
         api_key=headers.get("x-api-key") or None,
         auth_secret=headers.get("authsecret") or None,
+        session=session_of(headers),
     )
 
 

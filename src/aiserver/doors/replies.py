@@ -7,8 +7,9 @@ from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from aiserver.contract.errors import ApiError
-from aiserver.contract.operation import Answer, EventStream, JsonBytes
+from aiserver.contract.operation import Answer, EventStream, JsonBytes, WithCookies
 from aiserver.doors.body import ClientGone, Receive
+from aiserver.doors.cookies import set_cookie
 from aiserver.doors.encoding import Encode, to_json
 from aiserver.doors.problems import body_of
 
@@ -44,6 +45,9 @@ class Reply:
         match answer:
             case None:
                 await send_bytes(self._send, 204, self.headers, b"")
+            case WithCookies(answer=inner, cookies=cookies):
+                self.headers.extend((b"Set-Cookie", set_cookie(cookie)) for cookie in cookies)
+                await self.values(inner)
             case EventStream():
                 await _send_events(self._send, self._receive, answer, self.headers, fail)
             case JsonBytes(body):

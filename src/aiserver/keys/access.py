@@ -9,6 +9,7 @@ import msgspec
 from aiserver.contract.caller import ADMINISTRATOR, ANYONE, Caller
 from aiserver.contract.errors import Forbidden, Unauthenticated
 from aiserver.contract.operation import Access, Operation
+from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, ApiKey, KeyStore, digest, salted
 from aiserver.kit.clock import Clock
 
@@ -21,12 +22,14 @@ class Credentials(msgspec.Struct, frozen=True):
     bearer: str | None = None
     api_key: str | None = None
     auth_secret: str | None = None
+    session: str | None = None
 
     def __repr__(self) -> str:
         return "Credentials(***)"
 
     @property
     def any(self) -> str | None:
+        """The secret that was sent with intent; a session's cookie is none."""
         return self.api_key or self.bearer or self.auth_secret
 
 
@@ -39,32 +42,42 @@ class KeyRing:
     """Every key in memory, renewed when its revision in the store moved."""
 
     def __init__(
-        self, store: KeyStore, secret: AdminSecret, clock: Clock, *, auth_secret: str | None
+        self,
+        store: KeyStore,
+        secret: AdminSecret,
+        sessions: Sessions,
+        clock: Clock,
+        *,
+        auth_secret: str | None,
     ) -> None:
         self._store = store
         self._secret = secret
+        self._sessions = sessions
         self._clock = clock
         self._given = (b"given", salted(b"given", auth_secret)) if auth_secret else None
         self._admin: tuple[bytes, bytes] | None = self._given
         self._keys: dict[bytes, _Entry] = {}
+        self._by_id: dict[int, _Entry] = {}
         self._revision = -1
         self._used: dict[int, datetime] = {}
 
     def refresh(self) -> None:
         """Reads the keys again if they changed. Raises StorageError; then the old ones stay."""
+        self._sessions.refresh()
         revision = self._store.revision()
         if revision == self._revision:
             return
         keys = {key.hash: _Entry(key, key.caller()) for key in self._store.all()}
         self._admin = self._given or self._secret.stored()
         self._keys = keys
+        self._by_id = {entry.key.id: entry for entry in keys.values()}
         self._revision = revision
 
     def identify(self, credentials: Credentials) -> Caller:
         """The caller; ANYONE without credentials. Raises Unauthenticated for wrong ones."""
         shown = credentials.any
         if shown is None:
-            return ANYONE
+            return self._of_session(credentials.session) if credentials.session else ANYONE
         if len(shown) > _LONGEST:
             raise Unauthenticated("Invalid API Key")
         if self._is_admin(shown):
@@ -74,6 +87,28 @@ class KeyRing:
         if entry is None or not hmac.compare_digest(entry.key.hash, sought):
             raise Unauthenticated("Invalid API Key")
         return self._usable(entry)
+
+    def proof(self, caller: Caller) -> bytes:
+        """What a session of this caller rests on; it changes with the key or the secret."""
+        if caller.key_id == 0:
+            return self._admin[1] if self._admin else b""
+        entry = self._by_id.get(caller.key_id or 0)
+        return entry.key.hash if entry else b""
+
+    def _of_session(self, token: str) -> Caller:
+        session = self._sessions.find(token)
+        if session is None:
+            return ANYONE
+        entry = self._by_id.get(session.key_id)
+        caller = ADMINISTRATOR if session.key_id == 0 else entry.caller if entry else ANYONE
+        if not caller.known or not hmac.compare_digest(session.proof, self.proof(caller)):
+            return ANYONE
+        if entry is not None:
+            try:
+                self._usable(entry)
+            except Unauthenticated:
+                return ANYONE
+        return msgspec.structs.replace(caller, user_name=session.name or caller.user_name)
 
     def take_used(self) -> dict[int, datetime]:
         """When keys were last used since this was last asked."""

@@ -18,12 +18,13 @@ from aiserver.keys.operations import (
     AdminDeleteApiKey,
     AdminQueryApiKeys,
     AdminUpdateApiKey,
-    Authenticate,
-    AuthenticateResponse,
     CreateApiKey,
     CreateApiKeyResponse,
+    GetNavItemsResponse,
     Hello,
     HelloResponse,
+    MetadataNav,
+    NavItem,
     PartialApiKey,
 )
 from aiserver.keys.store import KEY_FORM, WRITABLE, ApiKey, KeyStore, KeyTaken, digest, new_key
@@ -47,7 +48,7 @@ class KeyHandlers:
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
             Hello: self.hello,
-            Authenticate: self.authenticate,
+            MetadataNav: self.nav,
             AdminQueryApiKeys: self.query,
             AdminCreateApiKey: self.admin_create,
             AdminUpdateApiKey: self.update,
@@ -58,16 +59,8 @@ class KeyHandlers:
     async def hello(self, request: Hello, call: Call) -> HelloResponse:
         return HelloResponse(result=f"Hello, {request.name or 'World'}!")
 
-    async def authenticate(self, request: Authenticate, call: Call) -> AuthenticateResponse:
-        caller = call.caller
-        return AuthenticateResponse(
-            user_id=str(caller.key_id),
-            user_name=caller.user_name or caller.name,
-            display_name=caller.name,
-            roles=sorted(caller.scopes),
-            permissions=[],
-            auth_provider="authsecret" if caller.key_id == 0 else "apikey",
-        )
+    async def nav(self, request: MetadataNav, call: Call) -> GetNavItemsResponse:
+        return GetNavItemsResponse(results=[NavItem(label="Start", href="/")], nav_items_map={})
 
     async def query(self, request: AdminQueryApiKeys, call: Call) -> AdminApiKeysResponse:
         keys = [key for key in self._store.all() if _wanted(key, request)]

@@ -35,23 +35,69 @@ class AuthenticateResponse(Wire, kw_only=True):
     session_id: str | None = None
     user_name: str | None = None
     display_name: str | None = None
+    referrer_url: str | None = None
+    bearer_token: str | None = None
+    refresh_token: str | None = None
+    refresh_token_expiry: datetime | None = None
+    profile_url: str | None = None
     roles: list[str] | None = None
     permissions: list[str] | None = None
     auth_provider: str | None = None
+    meta: dict[str, str] | None = None
     response_status: ResponseStatus | None = None
 
 
 @operation(
     tag="Auth",
-    verbs=POST,
-    access=Access.KEY,
+    verbs=POST + GET,
+    access=Access.OPEN,
     returns=AuthenticateResponse,
-    routes=(Route("/auth", GET + POST), Route("/authenticate", GET + POST)),
+    routes=(
+        Route("/auth", GET + POST),
+        Route("/auth/{Provider}", GET + POST),
+        Route("/authenticate", GET + POST),
+    ),
 )
 class Authenticate(Wire, kw_only=True):
-    """Tells whose key this is; 401 for a key that is not valid."""
+    """Signs in with an API key or the administrator's secret as password, and starts a session.
 
-    provider: str | None = None
+    Without a password it tells whose key or session this is, 401 when there is none; the provider
+    `logout` ends the session.
+    """
+
+    provider: Name | None = None
+    user_name: Name | None = None
+    password: Annotated[str, Meta(max_length=512)] | None = None
+    remember_me: bool | None = None
+    access_token: str | None = None
+    access_token_secret: str | None = None
+    return_url: str | None = None
+    error_view: str | None = None
+    meta: dict[str, str] | None = None
+
+
+class NavItem(Wire, kw_only=True):
+    label: str
+    href: str
+
+
+class GetNavItemsResponse(Wire, kw_only=True):
+    base_url: str | None = None
+    results: list[NavItem]
+    nav_items_map: dict[str, list[NavItem]]
+    meta: dict[str, str] | None = None
+    response_status: ResponseStatus | None = None
+
+
+@operation(
+    tag="Info",
+    verbs=GET,
+    access=Access.OPEN,
+    returns=GetNavItemsResponse,
+    routes=(Route("/metadata/nav", GET),),
+)
+class MetadataNav(Wire, kw_only=True):
+    """Lists the pages of this server."""
 
 
 class PartialApiKey(Wire, kw_only=True):

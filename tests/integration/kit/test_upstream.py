@@ -304,6 +304,15 @@ async def test_dying_idle_is_passed_over(pool: UpstreamPool, fake: FakeUpstream)
     assert len(fake.requests) == 2
 
 
+async def test_refused_after_dying_idle_was_not_sent(pool: UpstreamPool, fake: FakeUpstream):
+    await ask(pool, fake)
+    next(iter(pool._open))._transport.abort()
+    fake.stop_listening()
+    with pytest.raises(UpstreamRefused) as caught:
+        await ask(pool, fake)
+    assert not caught.value.sent
+
+
 @pytest.mark.parametrize("end", ["reset", "close"])
 async def test_stale_connection_is_retried(pool: UpstreamPool, fake: FakeUpstream, end: str):
     fake.next("normal", raw(b"", then=end))
@@ -514,9 +523,22 @@ async def test_gap_restarts_with_each_read(pool: UpstreamPool, fake: FakeUpstrea
     began = loop.time()
     for turn in range(6):
         loop.call_later(0.05 * turn, slow.release, 1)
-    answer = await ask(pool, fake, question(stream=True), gap=0.2)
-    assert text_of(answer) == "echo: hello"
+    answer = await ask(pool, fake, question("in six frames", stream=True), gap=0.2)
+    assert text_of(answer) == "echo: in six frames"
     assert loop.time() - began > 0.2
+
+
+async def set_deadlines_at_hand(pool: UpstreamPool, fake: FakeUpstream) -> None:
+    await ask(pool, fake)
+    connection, now = next(iter(pool._open)), asyncio.get_running_loop().time()
+    for near in (0.0003, 0.0002, 0.0003):
+        connection.expect_by(now + near, now + 5)
+    await until(lambda: pool.open_connections == 0)
+
+
+@BOTH_LOOPS
+def test_deadline_at_hand_can_move(new_loop: NewLoop):
+    run_on(new_loop, set_deadlines_at_hand)
 
 
 async def test_total_timeout(pool: UpstreamPool, fake: FakeUpstream):
@@ -676,6 +698,22 @@ async def test_closed_pool_fails_calls(fake: FakeUpstream):
         await ask(pool, fake)
 
 
+async def test_closed_pool_opens_no_connection(fake: FakeUpstream):
+    pool = UpstreamPool()
+    fake.next("normal", "stall")
+    await ask(pool, fake)
+    call = asyncio.create_task(ask(pool, fake))
+    await fake.received.reach(2)
+    await pool.aclose()
+    with pytest.raises(UpstreamRefused, match="closed") as caught:
+        await call
+    assert caught.value.sent
+    with pytest.raises(UpstreamRefused, match="closed") as caught:
+        await ask(pool, fake)
+    assert not caught.value.sent
+    assert fake.connections.count == 1
+
+
 async def test_reprs_hold_no_secrets(pool: UpstreamPool, fake: FakeUpstream):
     target = Target.parse(fake.base_url + "/v1/chat/completions?key=secret")
     fake.next(raw(b"HTTP/1.1 200 OK\r\nX-Secret: secret\r\nContent-Length: 6\r\n\r\nsecret"))
@@ -833,3 +871,25 @@ async def test_lost_connection_is_freed_at_once(pool: UpstreamPool, fake: FakeUp
         await until(lambda: connection() is None)
     finally:
         gc.enable()
+
+
+async def test_late_reset_is_not_run_twice(pool: UpstreamPool, fake: FakeUpstream) -> None:
+    async def work_then_die(exchange: Exchange) -> None:
+        await asyncio.wait((asyncio.ensure_future(exchange.gone.wait()),), timeout=0.4)
+        exchange.reset()
+
+    fake.next(answer_normally, work_then_die)
+    await ask(pool, fake)
+    with pytest.raises(UpstreamReset):
+        await ask(pool, fake)
+    assert len(fake.requests) == 2
+
+
+async def test_early_tls_refusal_is_not_reused(
+    trusting_pool: UpstreamPool, secure_fake: FakeUpstream
+) -> None:
+    secure_fake.next(EarlyAnswer(413))
+    body = b"x" * 48 * MEGABYTE
+    response = await trusting_pool.send(chat(secure_fake), body=body)
+    assert b"too large" in await response.read(MEGABYTE)
+    assert trusting_pool.idle_connections == 0

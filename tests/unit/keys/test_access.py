@@ -9,6 +9,7 @@ from aiserver.contract.errors import Forbidden, Unauthenticated
 from aiserver.contract.operation import GET, Access, operation, operation_of
 from aiserver.contract.responses import Wire
 from aiserver.keys.access import Credentials, KeyRing, permit
+from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, KeyStore, new_key
 from aiserver.kit.db import Database
 
@@ -45,9 +46,8 @@ OPEN, KEYED, ADMIN = (operation_of(each) for each in (Open, Keyed, Admin))
 
 
 def ring_on(database: Database, clock: StillClock, *, given: str | None = None) -> KeyRing:
-    ring = KeyRing(
-        KeyStore(database, clock), AdminSecret(database, clock), clock, auth_secret=given
-    )
+    keys, secret = KeyStore(database, clock), AdminSecret(database, clock)
+    ring = KeyRing(keys, secret, Sessions(database, clock), clock, auth_secret=given)
     ring.refresh()
     return ring
 

@@ -54,7 +54,9 @@ class Connection(asyncio.Protocol):
         self._bodiless, self._gap = bodiless, timeouts.gap
         self._phase: Phase = "first-byte"
         self.expect_by(self._loop.time() + timeouts.first_byte, ends)
-        if len(body) > _JOINED_BODY:
+        self._large = len(body) > _JOINED_BODY
+        self.asked_at = self._loop.time()
+        if self._large:
             self._transport.write(head)
             self._transport.write(body)
         else:
@@ -78,9 +80,11 @@ class Connection(asyncio.Protocol):
 
     def expect_by(self, deadline: float, ends: float) -> None:
         self._ends, self._deadline = ends, min(deadline, ends)
-        if self._timer is None or self._timer.when() > self._deadline:
+        # The handle is not asked: uvloop's knows no time for a deadline under 0.5 ms away.
+        if self._timer is None or self._fires_at > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
+            self._fires_at = self._deadline
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
     def _check_deadline(self) -> None:
@@ -163,7 +167,10 @@ class Connection(asyncio.Protocol):
             raise ValueError("a transfer coding other than chunked")
         self._framed = coding is not None or b"content-length" in headers
         # An answer that overtakes its request leaves the rest of that request on the way.
-        overtaken = self._transport.get_write_buffer_size() > 0
+        # Over TLS what is not sent yet cannot be seen: a large body that was refused may be cut.
+        overtaken = self._transport.get_write_buffer_size() > 0 or (
+            self.origin[2] and self._large and status >= 400
+        )
         self._keep = self._parser.should_keep_alive() and not overtaken
         self._phase = "gap"
         response.start(status, headers)

@@ -15,6 +15,8 @@ from aiserver.kit.upstream.response import UpstreamResponse
 from aiserver.kit.upstream.target import Origin, Target, Timeouts, request_head
 
 _TIMEOUTS = Timeouts()
+# A server that closed an idle connection says so at once; later it may have begun the work.
+_STALE_SECONDS = 0.3
 
 
 class UpstreamPool:
@@ -59,27 +61,30 @@ class UpstreamPool:
     ) -> UpstreamResponse:
         """Redirects are returned, not followed.
 
-        A request is sent twice in one case only: a kept connection ends without any byte of an
-        answer. Its server closed it as idle before it read the request, so that sending a chat
-        POST again on a fresh connection does not run it twice.
+        A request is sent twice in one case only: a kept connection ends at once and without any
+        byte of an answer. Its server closed it as idle before it read the request, so that sending
+        a chat POST again on a fresh connection does not run it twice.
         """
         ends = asyncio.get_running_loop().time() + timeouts.total
         head = request_head(target, method, headers, len(body))
         request = (head, body, method == b"HEAD", timeouts, ends)
         idle = self._idle.get(target.origin)
         kept = idle.popitem()[0] if idle else None
+        sent = False
         if kept is not None:
             try:
                 return await kept.exchange(*request)
-            except UpstreamReset:
-                if kept.heard:
+            except UpstreamReset as error:
+                late = asyncio.get_running_loop().time() > kept.asked_at + _STALE_SECONDS
+                if kept.heard or late:
                     raise
+                sent = error.sent
         try:
             fresh = await self._connect(target, timeouts, ends)
+            return await fresh.exchange(*request)
         except UpstreamError as error:
-            error.sent = kept is not None
+            error.sent = error.sent or sent
             raise
-        return await fresh.exchange(*request)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -90,6 +95,8 @@ class UpstreamPool:
             await self._none_open.wait()
 
     async def _connect(self, target: Target, timeouts: Timeouts, ends: float) -> Connection:
+        if self._closed:
+            raise UpstreamRefused("the pool of connections is closed", sent=False)
         loop = asyncio.get_running_loop()
         until = min(loop.time() + timeouts.connect, ends)
         if target.tls and self._tls is None:
@@ -105,13 +112,13 @@ class UpstreamPool:
                     server_hostname=target.host if target.tls else None,
                 )
         except TimeoutError as error:
-            raise UpstreamTimeout("total" if until == ends else "connect") from error
+            raise UpstreamTimeout("total" if until == ends else "connect", sent=False) from error
         except (OSError, UnicodeError) as error:
             message = f"no connection to {target.host}:{target.port}: {error}"
-            raise UpstreamRefused(message) from error
+            raise UpstreamRefused(message, sent=False) from error
         if self._closed:
             connection.fail(UpstreamReset())
-            raise UpstreamRefused("the pool of connections is closed")
+            raise UpstreamRefused("the pool of connections is closed", sent=False)
         return connection
 
     def opened(self, connection: Connection) -> None:

@@ -1,0 +1,1 @@
+"""Jobs: work that outlives the call that asked for it, and the callbacks that report it."""

@@ -1,0 +1,98 @@
+"""Sessions: who signed in with a key acts with that key's rights until it ends."""
+
+import hashlib
+from datetime import datetime, timedelta
+
+import msgspec
+
+from aiserver.kit.clock import Clock
+from aiserver.kit.db import Connection, Database, Row
+from aiserver.kit.ids import random_hex
+from aiserver.kit.times import iso, parse_iso
+
+REMEMBERED = timedelta(days=14)
+SHORT = timedelta(hours=12)
+# Each is a row and an entry in memory; past this the oldest end.
+MOST_SESSIONS = 10_000
+
+_COLUMNS = "hash, key_id, proof, name, created, expires"
+
+
+class Session(msgspec.Struct, frozen=True):
+    """`proof` is what the key or secret hashed to: when that changes, the session is over."""
+
+    hash: bytes
+    key_id: int
+    proof: bytes
+    name: str
+    created: datetime
+    expires: datetime
+
+
+class Sessions:
+    """Tokens are kept as hashes; all sessions are in memory, renewed by revision."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._db = database
+        self._clock = clock
+        self._known: dict[bytes, Session] = {}
+        self._revision = -1
+
+    def refresh(self) -> None:
+        """Reads the sessions again if they changed. Raises StorageError; then the old ones stay."""
+        rows = self._db.read("SELECT number FROM revisions WHERE name = 'sessions'")
+        if rows[0][0] == self._revision:
+            return
+        found = self._db.read(f"SELECT {_COLUMNS} FROM sessions")  # noqa: S608
+        self._known = {session.hash: session for session in map(_session, found)}
+        self._revision = rows[0][0]
+
+    def find(self, token: str) -> Session | None:
+        session = self._known.get(_hash(token))
+        if session is None or session.expires <= self._clock.now():
+            return None
+        return session
+
+    async def open(self, key_id: int, proof: bytes, name: str, *, remember: bool) -> str:
+        """The token of a new session; the only time that it is seen."""
+        token, now = random_hex(20), self._clock.now()
+        expires = now + (REMEMBERED if remember else SHORT)
+        row = (_hash(token), key_id, proof, name[:200], iso(now), iso(expires))
+
+        def write(connection: Connection) -> None:
+            connection.execute("DELETE FROM sessions WHERE expires <= ?", (iso(now),))
+            connection.execute(
+                "DELETE FROM sessions WHERE hash IN "
+                "(SELECT hash FROM sessions ORDER BY created DESC LIMIT -1 OFFSET ?)",
+                (MOST_SESSIONS - 1,),
+            )
+            connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
+            _changed(connection)
+
+        await self._db.write(write)
+        self.refresh()
+        return token
+
+    async def close(self, token: str) -> None:
+        """Ends a session; one that is over already is left so."""
+        sought = _hash(token)
+
+        def write(connection: Connection) -> None:
+            connection.execute("DELETE FROM sessions WHERE hash = ?", (sought,))
+            _changed(connection)
+
+        await self._db.write(write)
+        self.refresh()
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _changed(connection: Connection) -> None:
+    connection.execute("UPDATE revisions SET number = number + 1 WHERE name = 'sessions'")
+
+
+def _session(row: Row) -> Session:
+    token, key_id, proof, name, created, expires = row
+    return Session(token, key_id, proof, name, parse_iso(created), parse_iso(expires))
