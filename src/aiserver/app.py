@@ -39,17 +39,26 @@ from aiserver.kit.db import Database, StorageError
 from aiserver.kit.lock import exclusive
 from aiserver.kit.redact import Redactor
 from aiserver.kit.upstream import Timeouts, UpstreamPool
+from aiserver.providers import catalogue_operations
 from aiserver.providers import operations as provider_operations
+from aiserver.providers.catalogue_handlers import CatalogueHandlers
 from aiserver.providers.discovery import Discovery
 from aiserver.providers.endpoints import Endpoints
 from aiserver.providers.environment import reconcile
 from aiserver.providers.handlers import ProviderHandlers
 from aiserver.providers.local.engine import EngineState, EngineUnavailable, LocalEngine
 from aiserver.providers.local.weights import WEIGHTS, WeightStore
+from aiserver.providers.models import Catalogue
 from aiserver.providers.pool import ProviderPool
 from aiserver.providers.store import EMBEDDED, Provider, ProviderStore
 
-_OPERATIONS = (key_operations, job_operations, provider_operations, chat_operations)
+_OPERATIONS = (
+    key_operations,
+    job_operations,
+    provider_operations,
+    catalogue_operations,
+    chat_operations,
+)
 _WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
 _RECHECK_SECONDS = 2.0
@@ -146,7 +155,8 @@ class App:
             clock,
             auth_secret=given.reveal() if given else None,
         )
-        self._pool = ProviderPool(data.providers)
+        self._catalogue = Catalogue(settings[s.APP_DATA] / "overrides")
+        self._pool = ProviderPool(data.providers, self._catalogue.qualified)
         self._upstreams = UpstreamPool()
         self._engine = self._embedded() if settings[s.LOCAL_MODELS] else None
         self._engine_state: EngineState | None = None
@@ -158,7 +168,7 @@ class App:
         registry = self._registry(clock)
         self.gateway = Gateway(
             registry=registry,
-            dispatch=Dispatch(registry, self._ring),
+            dispatch=Dispatch(registry, self._ring, public_catalogue=settings[s.PUBLIC_CATALOGUE]),
             reader=BodyReader(
                 Sizes(settings[s.MAX_BODY], settings[s.MAX_UPLOAD], settings[s.MAX_BUFFERED])
             ),
@@ -216,6 +226,11 @@ class App:
                 _log.error("storage_unreadable", problem=str(error))
             self._problem = str(error)
 
+    async def _reread(self) -> None:
+        """Reads everything again, changed or not."""
+        self._stale = True
+        await self._watch()
+
     async def _keep_last_used(self) -> None:
         used = self._ring.take_used()
         if not used:
@@ -246,6 +261,13 @@ class App:
                 self._pool,
                 changed=self._discovery.providers_changed,
                 asleep=self._asleep,
+            ),
+            CatalogueHandlers(
+                self._catalogue,
+                self._pool,
+                asleep=self._asleep,
+                media=lambda: (),  # No media provider can be created yet.
+                reread=self._reread,
             ),
             ChatHandlers(
                 self._pool, self._endpoints, self._adapter, wait=self._settings[s.PROVIDER_WAIT]

@@ -1,6 +1,6 @@
 """The one path of every call: admit, validate, run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, StorageUnavailable
 from aiserver.contract.operation import Answer, Call, Operation
 from aiserver.contract.registry import Registry
+from aiserver.contract.uploads import Upload, assign
 from aiserver.keys.access import Credentials, KeyRing, permit
 from aiserver.kit import log
 from aiserver.kit.db import StorageError
@@ -21,9 +22,10 @@ _log = log.get("dispatch")
 class Dispatch:
     """Knows rules, no protocol: doors bring calls here and print what comes back."""
 
-    def __init__(self, registry: Registry, ring: KeyRing) -> None:
+    def __init__(self, registry: Registry, ring: KeyRing, *, public_catalogue: bool = True) -> None:
         self._registry = registry
         self._ring = ring
+        self._public_catalogue = public_catalogue
         self._binders: dict[str, Binder[msgspec.Struct]] = {
             operation.name: Binder(operation.request) for operation in registry
         }
@@ -31,7 +33,7 @@ class Dispatch:
     def admit(self, operation: Operation, credentials: Credentials) -> Caller:
         """Who calls, once they may. Raises Unauthenticated or Forbidden."""
         caller = self._ring.identify(credentials)
-        permit(caller, operation)
+        permit(caller, operation, public_catalogue=self._public_catalogue)
         return caller
 
     async def run(
@@ -45,6 +47,7 @@ class Dispatch:
         reset: frozenset[str] = frozenset(),
         address: str = "",
         session: str | None = None,
+        files: Mapping[str, Upload] | None = None,
     ) -> Answer:
         """The handler's answer. Raises only ApiError."""
         given = tuple(pairs)
@@ -58,6 +61,7 @@ class Dispatch:
             pairs=(*given, *as_pairs(members)) if issubclass(operation.request, Query) else (),
             address=address,
             session=session,
+            files=assign(operation.files, files or {}) if operation.files else {},
         )
         try:
             return await self._registry.handler(operation)(request, call)

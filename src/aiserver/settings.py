@@ -177,6 +177,12 @@ AUTH_SECRET_IN_QUERY = Setting(
     "true",
     "Takes the administrator's secret as ?authsecret= too, as older tools send it.",
 )
+PUBLIC_CATALOGUE = Setting(
+    "PUBLIC_CATALOGUE",
+    switch,
+    "true",
+    "Lists models, prompts and voices to anyone; false asks for a key.",
+)
 CORS_ORIGINS = Setting(
     "CORS_ORIGINS",
     origins,
@@ -250,6 +256,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     MAX_BUFFERED,
     MAX_HEADERS,
     AUTH_SECRET_IN_QUERY,
+    PUBLIC_CATALOGUE,
     CORS_ORIGINS,
     HEADER_TIMEOUT,
     BODY_TIMEOUT,

@@ -1,5 +1,7 @@
 """Every route against every kind of caller: the table of who may call what."""
 
+import re
+
 import pytest
 
 from aiserver.contract.operation import Access, Operation
@@ -23,7 +25,20 @@ ADMIN_OPERATIONS = {
     "CreateAiProvider",
     "CreateApiKey",
     "DeleteAiProvider",
+    "Reload",
     "UpdateAiProvider",
+}
+CATALOGUE_OPERATIONS = {
+    "ActiveAiModels",
+    "ActiveCustomAiModels",
+    "ActiveMediaModels",
+    "GetModelImage",
+    "QueryAiModels",
+    "QueryAiTypes",
+    "QueryMediaModels",
+    "QueryMediaTypes",
+    "QueryPrompts",
+    "QueryTextToSpeechVoices",
 }
 WRONG = "ak-ffffffffffffffffffffffffffffffff"
 
@@ -38,10 +53,7 @@ def routes(operation: Operation) -> list[tuple[str, str]]:
     verbs = ("GET", "POST", "PUT", "PATCH", "DELETE")
     named = [(verb, path) for verb in verbs for path in (by_name, by_name.lower())]
     filled = [
-        (
-            verb,
-            route.path.replace("{Name}", "x").replace("{Provider}", "x").replace("{Model*}", "a/b"),
-        )
+        (verb, re.sub(r"\{\w+(\*?)\}", lambda found: "a/b" if found[1] else "x", route.path))
         for route in operation.routes
         for verb in route.verbs
     ]
@@ -61,6 +73,7 @@ async def test_every_operation_stands_in_the_table(gateway: TestGateway) -> None
     assert declared[Access.OPEN] == OPEN_OPERATIONS
     assert declared[Access.KEY] == KEY_OPERATIONS
     assert declared[Access.ADMIN] == ADMIN_OPERATIONS
+    assert declared[Access.CATALOGUE] == CATALOGUE_OPERATIONS
 
 
 async def test_every_route_keeps_to_the_table(gateway: TestGateway) -> None:
@@ -75,6 +88,7 @@ async def test_every_route_keeps_to_the_table(gateway: TestGateway) -> None:
     }
     wanted = {
         Access.OPEN: {"none": None, "restricted": None, "own": None},
+        Access.CATALOGUE: {"none": None, "restricted": None, "own": None},
         Access.KEY: {"none": 401, "restricted": 403, "own": None},
         Access.ADMIN: {"none": 401, "restricted": 401, "own": 401},
     }

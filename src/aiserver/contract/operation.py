@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from aiserver.contract.caller import Caller
+from aiserver.contract.uploads import FileField
 
 GET = ("GET",)
 POST = ("POST",)
@@ -20,9 +21,10 @@ Request = TypeVar("Request", bound=msgspec.Struct)
 
 
 class Access(Enum):
-    """Who may call an operation."""
+    """Who may call an operation; the catalogue is open or wants a key, by a setting."""
 
     OPEN = "open"
+    CATALOGUE = "catalogue"
     KEY = "key"
     ADMIN = "admin"
 
@@ -49,6 +51,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     tag: str
     summary: str
     routes: tuple[Route, ...] = ()
+    files: tuple[FileField, ...] = ()
     keeps_members: bool = False
     ends_with_caller: bool = False
     beyond_contract: bool = False
@@ -68,12 +71,21 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     pairs: tuple[tuple[str, str], ...] = ()
     address: str = ""
     session: str | None = None
+    files: dict[str, Any] = {}
 
 
 class JsonBytes(msgspec.Struct, frozen=True):
     """An answer that is JSON already."""
 
     body: bytes
+
+
+class Content(msgspec.Struct, frozen=True):
+    """An answer that is a file: its bytes, what they are, and headers of its own."""
+
+    body: bytes
+    media_type: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Cookie(msgspec.Struct, frozen=True):
@@ -101,7 +113,7 @@ class EventStream(msgspec.Struct, frozen=True):
     close: Callable[[], None]
 
 
-Answer = msgspec.Struct | JsonBytes | EventStream | None
+Answer = msgspec.Struct | JsonBytes | Content | EventStream | None
 Handler = Callable[[Any, Call], Awaitable[Answer]]
 
 _DECLARATION = "__operation__"
@@ -114,6 +126,7 @@ def operation(
     access: Access,
     returns: type[msgspec.Struct] | None,
     routes: tuple[Route, ...] = (),
+    files: tuple[FileField, ...] = (),
     keeps_members: bool = False,
     ends_with_caller: bool = False,
     beyond_contract: bool = False,
@@ -130,6 +143,7 @@ def operation(
             tag=tag,
             summary=inspect.cleandoc(request.__dict__.get("__doc__") or ""),
             routes=routes,
+            files=files,
             keeps_members=keeps_members,
             ends_with_caller=ends_with_caller,
             beyond_contract=beyond_contract,

@@ -37,6 +37,7 @@ class QueryResponse(Wire, Generic[T], kw_only=True, omit_defaults=False):
     offset: int = 0
     total: int = 0
     results: list[T]
+    meta: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 def page(rows: list[T], *, skip: int | None, take: int | None) -> list[T]:

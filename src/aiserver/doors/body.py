@@ -1,9 +1,11 @@
 """Reads a request's body within its bounds: values into memory, files to disk."""
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from email.header import decode_header, make_header
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 from starlette.datastructures import Headers, UploadFile
@@ -21,6 +23,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _FORM = "application/x-www-form-urlencoded"
 _MOST_FIELDS = 1000
+_EXTENDED_NAME = re.compile(rb"filename\*=([\w-]+)'[^']*'([^;\s]+)", re.IGNORECASE)
 _MOST_FILES = 32
 
 
@@ -85,7 +88,7 @@ class BodyReader:
     @asynccontextmanager
     async def _multipart(self, headers: Headers, receive: Receive) -> AsyncGenerator[Body]:
         _refuse_announced(headers, self._sizes.upload, "MAX_UPLOAD")
-        parser = MultiPartParser(
+        parser = _FormParser(
             headers,
             self._bounded(receive),
             max_files=_MOST_FILES,
@@ -102,6 +105,7 @@ class BodyReader:
         try:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
+                    value.filename = file_name(value.filename or "")
                     body.files[name] = value
                 else:
                     body.pairs.append((name, value))
@@ -116,6 +120,35 @@ class BodyReader:
             if total > self._sizes.upload:
                 raise _too_large(self._sizes.upload, "MAX_UPLOAD")
             yield chunk
+
+
+class _FormParser(MultiPartParser):
+    """Takes `filename*=UTF-8''...` for a file name too, which some clients send alone."""
+
+    def on_headers_finished(self) -> None:
+        disposition = self._current_part.content_disposition
+        if disposition is not None and (found := _EXTENDED_NAME.search(disposition)):
+            name = _percent_decoded(found[1], found[2]).replace('"', "'")
+            plain = b'filename="%b"' % name.encode()
+            self._current_part.content_disposition = _EXTENDED_NAME.sub(b"", disposition) + plain
+        super().on_headers_finished()
+
+
+def _percent_decoded(charset: bytes, text: bytes) -> str:
+    try:
+        return unquote_to_bytes(text).decode(charset.decode("ascii"), "replace")
+    except LookupError:
+        return unquote_to_bytes(text).decode("utf-8", "replace")
+
+
+def file_name(sent: str) -> str:
+    """The name as a person wrote it; RFC 2047 words are read, odd bytes never an error."""
+    if sent.startswith("=?") and sent.endswith("?="):
+        try:
+            return str(make_header(decode_header(sent)))
+        except (ValueError, LookupError):
+            return sent
+    return sent.encode("utf-8", "replace").decode("utf-8")
 
 
 async def _received(receive: Receive) -> AsyncGenerator[bytes]:

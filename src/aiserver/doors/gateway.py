@@ -166,6 +166,7 @@ class Gateway:
             reset=reset,
             address=origin.address,
             session=origin.session,
+            files=body.files,
         )
 
     async def _batch(

@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from aiserver.contract.errors import ApiError
-from aiserver.contract.operation import Answer, EventStream, JsonBytes, WithCookies
+from aiserver.contract.operation import Answer, Content, EventStream, JsonBytes, WithCookies
 from aiserver.doors.body import ClientGone, Receive
 from aiserver.doors.cookies import set_cookie
 from aiserver.doors.encoding import Encode, to_json
@@ -24,6 +24,11 @@ _EVENTS: Pairs = [
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Cache-Control", b"no-cache"),
     (b"X-Accel-Buffering", b"no"),
+]
+# A file may come from outside: a browser must not run what is in it.
+_FILE: Pairs = [
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'"),
 ]
 # Below this a compressed answer is no smaller on the wire.
 _WORTH_COMPRESSING = 1400
@@ -48,6 +53,9 @@ class Reply:
             case WithCookies(answer=inner, cookies=cookies):
                 self.headers.extend((b"Set-Cookie", set_cookie(cookie)) for cookie in cookies)
                 await self.values(inner)
+            case Content(body=body, media_type=kind, headers=own):
+                about = [(b"Content-Type", kind.encode()), *_FILE, *own, *self.headers]
+                await send_bytes(self._send, 200, about, body)
             case EventStream():
                 await _send_events(self._send, self._receive, answer, self.headers, fail)
             case JsonBytes(body):

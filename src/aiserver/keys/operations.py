@@ -85,7 +85,6 @@ class GetNavItemsResponse(Wire, kw_only=True):
     base_url: str | None = None
     results: list[NavItem]
     nav_items_map: dict[str, list[NavItem]]
-    meta: dict[str, str] | None = None
     response_status: ResponseStatus | None = None
 
 

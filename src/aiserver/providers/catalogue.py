@@ -1,6 +1,7 @@
 """The kinds of provider, as rows of data; one that differs only by data is a row, never a class."""
 
 import re
+from enum import Enum
 
 import msgspec
 
@@ -10,15 +11,25 @@ _VERSION = re.compile(r"/v\d+(?:beta\d*)?$")
 _CHAT = "/chat/completions"
 
 
+class AiProviderType(Enum):
+    """The protocol that a provider speaks, as the wire names it."""
+
+    OllamaAiProvider = "OllamaAiProvider"
+    OpenAiProvider = "OpenAiProvider"
+    GoogleAiProvider = "GoogleAiProvider"
+    AnthropicAiProvider = "AnthropicAiProvider"
+    CustomOpenAiProvider = "CustomOpenAiProvider"
+
+
 class AiType(Wire, kw_only=True):
-    """A kind of provider as the wire shows it; `provider` names the protocol it speaks."""
+    """A kind of provider as the wire shows it."""
 
     id: str
-    provider: str
+    provider: AiProviderType
     website: str
     api_base_url: str
     icon: str | None = None
-    api_models: dict[str, str] = {}
+    api_models: dict[str, str]
 
 
 class ProviderType(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,9 +49,10 @@ TYPES: tuple[ProviderType, ...] = (
     ProviderType(
         wire=AiType(
             id="Open AI",
-            provider="OpenAiProvider",
+            provider=AiProviderType.OpenAiProvider,
             website="https://openai.com",
             api_base_url="https://api.openai.com",
+            api_models={},
         ),
         name="openai",
         variable="OPENAI_API_KEY",
@@ -49,9 +61,10 @@ TYPES: tuple[ProviderType, ...] = (
     ProviderType(
         wire=AiType(
             id="OpenRouter",
-            provider="OpenAiProvider",
+            provider=AiProviderType.OpenAiProvider,
             website="https://openrouter.ai",
             api_base_url="https://openrouter.ai/api",
+            api_models={},
         ),
         name="openrouter",
         variable="OPENROUTER_API_KEY",
@@ -60,9 +73,10 @@ TYPES: tuple[ProviderType, ...] = (
     ProviderType(
         wire=AiType(
             id="Mistral AI",
-            provider="OpenAiProvider",
+            provider=AiProviderType.OpenAiProvider,
             website="https://mistral.ai",
             api_base_url="https://api.mistral.ai",
+            api_models={},
         ),
         name="mistral",
         asks_usage=False,
@@ -72,9 +86,10 @@ TYPES: tuple[ProviderType, ...] = (
     ProviderType(
         wire=AiType(
             id="GroqCloud",
-            provider="OpenAiProvider",
+            provider=AiProviderType.OpenAiProvider,
             website="https://groq.com",
             api_base_url="https://api.groq.com/openai",
+            api_models={},
         ),
         name="groq",
         variable="GROQ_API_KEY",
@@ -83,9 +98,10 @@ TYPES: tuple[ProviderType, ...] = (
     ProviderType(
         wire=AiType(
             id="Ollama",
-            provider="OllamaAiProvider",
+            provider=AiProviderType.OllamaAiProvider,
             website="https://ollama.com",
             api_base_url="http://localhost:11434",
+            api_models={},
         ),
         name="ollama",
         address="OLLAMA_BASE_URL",
@@ -93,18 +109,20 @@ TYPES: tuple[ProviderType, ...] = (
     ProviderType(
         wire=AiType(
             id="Custom",
-            provider="CustomOpenAiProvider",
+            provider=AiProviderType.CustomOpenAiProvider,
             website="",
             api_base_url="http://localhost:8080",
+            api_models={},
         ),
         name="custom",
     ),
     ProviderType(
         wire=AiType(
             id="Local",
-            provider="CustomOpenAiProvider",
+            provider=AiProviderType.CustomOpenAiProvider,
             website="",
             api_base_url="http://127.0.0.1",
+            api_models={},
         ),
         name="local",
     ),

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from aiserver.contract.autoquery import Table
 from aiserver.contract.errors import Conflict, FieldError, InvalidRequest, ModelNotFound, NotFound
 from aiserver.contract.operation import Call, Handler
-from aiserver.contract.responses import IdResponse, QueryResponse, ordered, page
+from aiserver.contract.responses import IdResponse, QueryResponse
 from aiserver.contract.spelling import fold
 from aiserver.kit.upstream import Target
 from aiserver.providers.catalogue import BY_ID, LOCAL_TYPE, TYPES, type_named
@@ -49,6 +50,7 @@ class ProviderHandlers:
         self._pool = pool
         self._changed = changed
         self._asleep = asleep
+        self._table = Table(AiProvider)
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
@@ -62,16 +64,9 @@ class ProviderHandlers:
         }
 
     async def query(self, request: QueryAiProviders, call: Call) -> QueryResponse[AiProvider]:
-        wanted = [p for p in self._pool.providers() if request.name in (None, p.name)]
-        rows = [self._shown(provider, call) for provider in wanted]
-        rows = ordered(rows, request.order_by, _sort_key)
-        if request.order_by_desc:
-            rows = ordered(rows, f"-{request.order_by_desc.replace(',', ',-')}", _sort_key)
-        return QueryResponse(
-            offset=max(request.skip or 0, 0),
-            total=len(rows) if "total" in (request.include or "").lower() else 0,
-            results=page(rows, skip=request.skip, take=request.take),
-        )
+        # As this caller may see them: a condition must not find out what is hidden.
+        self._table.load(self._shown(provider, call) for provider in self._pool.providers())
+        return self._table.query(request, call.pairs)
 
     async def active(self, request: GetActiveProviders, call: Call) -> GetActiveProvidersResponse:
         usable = [p for p in self._pool.providers() if p.enabled and p.offline is None]
@@ -238,8 +233,3 @@ def _taken(name: str) -> Conflict:
 
 def _open_ai(model: str, owner: str) -> OpenAiModel:
     return OpenAiModel(id=model, object="model", created=0, owned_by=owner)
-
-
-def _sort_key(row: AiProvider, member: str) -> tuple[bool, str | int]:
-    value = next((getattr(row, n) for n in row.__struct_fields__ if fold(n) == fold(member)), None)
-    return value is not None, value if isinstance(value, int) else str(value)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from aiserver.contract.autoquery import Query
 from aiserver.contract.operation import DELETE, GET, PATCH, POST, Access, Route, operation
 from aiserver.contract.responses import IdResponse, QueryResponse, ResponseStatus, Wire
 from aiserver.providers.catalogue import AiType
@@ -43,17 +44,10 @@ class AiProvider(Wire, kw_only=True):
 
 
 @operation(tag="AI Info", verbs=GET, access=Access.KEY, returns=QueryResponse[AiProvider])
-class QueryAiProviders(Wire, kw_only=True):
+class QueryAiProviders(Query, kw_only=True):
     """Lists the providers of chat models."""
 
     name: str | None = None
-    skip: int | None = None
-    take: int | None = None
-    order_by: str | None = None
-    order_by_desc: str | None = None
-    include: str | None = None
-    fields: str | None = None
-    meta: dict[str, str] | None = None
 
 
 class GetActiveProvidersResponse(Wire, kw_only=True):

@@ -47,10 +47,16 @@ class Lease:
 
 
 class ProviderPool:
-    """All providers in memory, renewed when their revision in the store moved."""
+    """All providers in memory, renewed when their revision in the store moved.
 
-    def __init__(self, store: ProviderStore) -> None:
+    `qualified` gives the full name that another stands for: `m` or `m:latest` for `m:tag`.
+    """
+
+    def __init__(
+        self, store: ProviderStore, qualified: Callable[[str], str | None] = lambda _: None
+    ) -> None:
         self._store = store
+        self._qualified = qualified
         self._revision = -1
         self._candidates: dict[int, Candidate] = {}
         self._listed: dict[int, dict[str, str]] = {}
@@ -104,7 +110,12 @@ class ProviderPool:
 
         Raises NotFound for an unknown provider name and ModelNotFound when nobody serves the model.
         """
-        able = [c for c in self._named(provider) if model in c.models]
+        named = self._named(provider)
+        served = model
+        able = [c for c in named if served in c.models]
+        if not able and (full := self._qualified(model)) is not None:
+            served = full
+            able = [c for c in named if served in c.models]
         if not able:
             raise ModelNotFound(self._unserved(model, provider), param="model")
         free = [c for c in able if c.free]
@@ -112,7 +123,7 @@ class ProviderPool:
             return None
         chosen = min(free, key=lambda c: (-c.provider.priority, c.load, c.provider.id))
         chosen.running += 1
-        return Lease(self, chosen, chosen.models[model])
+        return Lease(self, chosen, chosen.models[served])
 
     async def acquire(self, model: str, *, provider: str | None, wait: float) -> Lease:
         """As `choose`, waiting at most `wait` seconds for a slot. Raises TooBusy then."""

@@ -39,6 +39,7 @@ async def test_created_provider_is_shown_without_its_key(gateway: TestGateway) -
             "provider": "CustomOpenAiProvider",
             "website": "",
             "apiBaseUrl": "http://localhost:8080",
+            "apiModels": {},
         },
         "selectedModels": ["fake-model"],
     }
@@ -138,6 +139,69 @@ async def test_rows_come_in_pages(gateway: TestGateway) -> None:
     assert await names(gateway, "?name=c") == ["c"]
     reply = await gateway.call("GET", "/api/QueryAiProviders?include=total&take=1&skip=1")
     assert (reply.json()["offset"], reply.json()["total"]) == (1, 3)
+
+
+@pytest.fixture
+async def ranked(gateway: TestGateway) -> None:
+    """Providers of priority 0 to 3: alpha, beta, gamma, alpha-2."""
+    for priority, name in enumerate(("alpha", "beta", "gamma", "alpha-2")):
+        await gateway.provider(name, f"https://{name}", priority=priority)
+
+
+@pytest.mark.usefixtures("ranked")
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("nameContains=ALPHA", ["alpha", "alpha-2"]),
+        ("name_contains=%25", []),
+        ("priority%3E=2", ["gamma", "alpha-2"]),
+        ("%3Epriority=2", ["gamma", "alpha-2"]),
+        ("priority%3C=1", ["alpha", "beta"]),
+        ("%3Cpriority=1", ["alpha"]),
+        ("priority%21=1", ["alpha", "gamma", "alpha-2"]),
+        ("%3C%3Epriority=1", ["alpha", "gamma", "alpha-2"]),
+        ("Ids=1%2C3", ["alpha", "gamma"]),
+        ("idIn=%5B1,3%5D&nameStartsWith=g", ["gamma"]),
+        ("offlineDateIsNull=&take=1", ["alpha"]),
+        ("createdDateAfter=%2FDate%2832503680000000%29%2F", []),
+        ("apiBaseUrlContains=beta", ["beta"]),
+        ("genericArgs=%5B%5D&priorityFrom=&version=1&take=1", ["alpha"]),
+    ],
+)
+async def test_conditions_follow_the_name(
+    gateway: TestGateway, query: str, expected: list[str]
+) -> None:
+    assert await names(gateway, f"?{query}&orderBy=id") == expected
+
+
+@pytest.mark.usefixtures("ranked")
+async def test_conditions_may_be_in_the_body(gateway: TestGateway) -> None:
+    body = {"nameContains": "alpha", "PriorityFrom": 1, "idIn": [1, 4], "meta": {"x": "y"}}
+    reply = await gateway.call("POST", "/api/QueryAiProviders?idOver=2", body)
+    assert [row["name"] for row in reply.json()["results"]] == ["alpha-2"]
+
+
+@pytest.mark.usefixtures("ranked")
+async def test_answer_holds_the_named_fields_only(gateway: TestGateway) -> None:
+    path = "/api/QueryAiProviders?fields=id,Name&include=Total&take=1&orderByDesc=id"
+    reply = await gateway.call("GET", path)
+    assert reply.json() == {"offset": 0, "total": 4, "results": [{"id": 4, "name": "alpha-2"}]}
+    rows = await listed(gateway, "?fields=DISTINCT+aiTypeId")
+    assert rows == [{"aiTypeId": "Custom"}]
+
+
+@pytest.mark.usefixtures("ranked")
+async def test_condition_finds_nothing_out_that_is_hidden(gateway: TestGateway) -> None:
+    key = await gateway.key()
+    assert await listed(gateway, "?apiBaseUrlContains=beta", key) == []
+    assert len(await listed(gateway, "?apiBaseUrlIsNull", key)) == 4
+    assert await listed(gateway, "?fields=apiBaseUrl&take=1", key) == [{}]
+
+
+async def test_condition_that_does_not_fit_names_its_field(gateway: TestGateway) -> None:
+    reply = await gateway.call("GET", "/api/QueryAiProviders?priority%3E=high")
+    assert reply.status == 400
+    assert [error["fieldName"] for error in reply.problem()["errors"]] == ["Priority"]
 
 
 async def test_key_in_a_variable_is_read_when_it_is_needed(

@@ -1,0 +1,55 @@
+"""Files of a request: which parts an operation takes, under whatever name they came."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from aiserver.contract.errors import FieldError, InvalidRequest
+from aiserver.contract.spelling import fold
+
+
+class Upload(Protocol):
+    """A file that waits on disk until the call ends."""
+
+    @property
+    def filename(self) -> str | None: ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes."""
+        ...
+
+    async def read(self, size: int = -1) -> bytes: ...
+
+
+File = TypeVar("File", bound=Upload)
+
+
+class FileField(msgspec.Struct, frozen=True):
+    """A part that an operation takes as a file."""
+
+    name: str
+    required: bool = True
+
+
+def assign(fields: Sequence[FileField], given: Mapping[str, File]) -> dict[str, File]:
+    """Files by their declared names. Raises InvalidRequest when a required one is missing.
+
+    Names match in any case. One file under a name of its own is the one that is missing: clients
+    send it so when their user names no field.
+    """
+    found = {f.name: file for f in fields for n, file in given.items() if fold(n) == fold(f.name)}
+    missing = [field for field in fields if field.required and field.name not in found]
+    spare = [file for file in given.values() if file not in found.values()]
+    if len(missing) == 1 and len(spare) == 1:
+        return {**found, missing[0].name: spare[0]}
+    if missing:
+        errors = [_absent(field.name) for field in missing]
+        raise InvalidRequest.of(errors, param=missing[0].name)
+    return found
+
+
+def _absent(name: str) -> FieldError:
+    title = name[:1].upper() + name[1:]
+    return FieldError("ArgumentNullException", title, f"No {name} file provided")
