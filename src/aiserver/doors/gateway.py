@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.datastructures import Headers
 
-from aiserver.contract.caller import Caller
+from aiserver.contract.caller import ANYONE, Caller
 from aiserver.contract.errors import (
     ApiError,
     InvalidRequest,
@@ -37,6 +37,7 @@ Page = Callable[[Scope, Send, Pairs], Awaitable[None]]
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # Typed clients post to these paths as well as OpenAI's own.
 _SHARED = frozenset({"/v1/chat/completions", "/chat/completions"})
+_FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 _MOST_PAIRS = 1000
 _MOST_IN_A_BATCH = 1000
 # 2026-01-01, in the form that the header asks for.
@@ -108,15 +109,21 @@ class Gateway:
         query = _query(scope["query_string"])
         found = find(self._registry, scope["method"], scope["path"], query)
         credentials = credentials_of(headers)
-        if credentials.any is None and found.operation.access is Access.ADMIN:
+        unnamed = credentials.any is None and found.operation.access is Access.ADMIN
+        if unnamed:
             credentials = self._secret_in(query, reply) or credentials
-        caller = self._admit(found, credentials, scope["method"], headers)
+        # A form may hold the secret itself, so it is read before its sender is known.
+        late = unnamed and credentials.any is None and _is_form(headers)
+        caller = ANYONE if late else self._admit(found, credentials, scope["method"], headers)
         if self._lifecycle.draining:
             raise Unavailable("The server is stopping; call again shortly.", retry_after=2)
         _shape(reply, found, headers)
         client = scope.get("client") or ("", 0)
         origin = Origin(identity, client[0], credentials.session)
         async with self._reader.read(headers, _body_of(scope["method"], receive)) as body:
+            if late:
+                credentials = self._secret_in(body.pairs, reply) or credentials
+                caller = self._admit(found, credentials, scope["method"], headers)
             if found.batch:
                 await self._batch(found, caller, origin, body, query, reply)
                 return
@@ -137,7 +144,7 @@ class Gateway:
         return caller
 
     def _secret_in(self, query: list[tuple[str, str]], reply: Reply) -> Credentials | None:
-        """The administrator's secret in the query: understood where the operator allows it."""
+        """The secret in a query or form: understood where the operator allows it."""
         secret = next((value for name, value in query if name.lower() == "authsecret"), None)
         if secret is None:
             return None
@@ -223,6 +230,10 @@ def credentials_of(headers: Headers) -> Credentials:
         auth_secret=headers.get("authsecret") or None,
         session=session_of(headers),
     )
+
+
+def _is_form(headers: Headers) -> bool:
+    return headers.get("content-type", "").split(";")[0].strip().lower() in _FORMS
 
 
 def _shape(reply: Reply, found: Found, headers: Headers) -> None:

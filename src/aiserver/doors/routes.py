@@ -32,6 +32,10 @@ def find(registry: Registry, method: str, path: str, query: Iterable[tuple[str, 
     for base in _BASES:
         if path.startswith(base):
             return _named(registry, method, path[len(base) :], asked)
+    # Ruby's client posts to /query-ai-models where others call /api/QueryAiModels.
+    kebab = registry.named(path[1:].replace("-", "")) if "-" in path else None
+    if kebab is not None and method == "POST":
+        return Found(kebab, {}, asked or "json")
     known = registry.verbs_at(path)
     if known:
         raise MethodNotAllowed(f"{path} answers {', '.join(sorted(known))}, not {method}.")

@@ -163,6 +163,13 @@ async def test_other_origin_learns_nothing(shared: TestGateway, gateway: TestGat
             assert "access-control-allow-origin" not in reply.headers
 
 
+async def test_kebab_path_of_ruby_reaches_the_operation(gateway: TestGateway) -> None:
+    reply = await gateway.call("POST", "/query-ai-providers", {})
+    assert reply.json()["results"] == []
+    assert (await gateway.call("POST", "/query-ai-nothing", {})).status == 404
+    assert (await gateway.call("GET", "/query-ai-providers")).status == 404
+
+
 async def test_any_verb_runs_an_operation_with_a_key(gateway: TestGateway) -> None:
     for verb in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         assert (await gateway.call(verb, "/api/QueryAiProviders", {})).status == 200

@@ -11,7 +11,7 @@ from aiserver.keys import sessions as sessions_module
 from aiserver.keys.sessions import REMEMBERED, Sessions
 from aiserver.keys.signin import MOST_ADDRESSES, MOST_FAILURES, WINDOW_SECONDS, SignInLimit
 from aiserver.kit.db import Database
-from gateway import SECRET, Reply, TestGateway
+from gateway import SECRET, Reply, TestGateway, running
 
 SIGN_IN = "/api/Authenticate"
 
@@ -280,6 +280,30 @@ async def test_secret_in_the_query_is_understood_and_deprecated(gateway: TestGat
     assert reply.status == 401
     reply = await gateway.call("GET", "/api/AdminQueryApiKeys?authsecret=wrong", key=None)
     assert reply.status == 401
+
+
+@pytest.mark.parametrize("multipart", [False, True])
+async def test_secret_in_a_form_is_understood(gateway: TestGateway, multipart: bool) -> None:
+    for secret, status in ((SECRET, 200), ("wrong", 401), ("", 401)):
+        body = f"name=x&authsecret={secret}".encode()
+        kind = "application/x-www-form-urlencoded"
+        if multipart:
+            part = '--B\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+            body = (part.format("name", "x") + part.format("authsecret", secret) + "--B--").encode()
+            kind = "multipart/form-data; boundary=B"
+        headers = {"content-type": kind}
+        reply = await gateway.call(
+            "POST", "/api/AdminCreateApiKey", body, key=None, headers=headers
+        )
+        assert reply.status == status
+
+
+async def test_secret_in_the_query_can_be_switched_off(tmp_path: Any, migrated: bytes) -> None:
+    async with running(tmp_path / "data", migrated, AUTH_SECRET_IN_QUERY="false") as gateway:
+        path = f"/api/AdminQueryApiKeys?authsecret={SECRET}"
+        reply = await gateway.call("GET", path, key=None)
+        assert (reply.status, "deprecation" in reply.headers) == (401, False)
+        assert "as a header" in reply.problem()["message"]
 
 
 async def test_sink_remembers_a_callback(gateway: TestGateway) -> None:
