@@ -178,16 +178,10 @@ AUTH_SECRET_IN_QUERY = Setting(
     "Takes the administrator's secret as ?authsecret= too, as older tools send it.",
 )
 PUBLIC_CATALOGUE = Setting(
-    "PUBLIC_CATALOGUE",
-    switch,
-    "true",
-    "Lists models, prompts and voices to anyone; false asks for a key.",
+    "PUBLIC_CATALOGUE", switch, "true", "Lists models and prompts to anyone; false wants a key."
 )
 CORS_ORIGINS = Setting(
-    "CORS_ORIGINS",
-    origins,
-    None,
-    "Browser origins that may call with a key, as a comma list; * is any.",
+    "CORS_ORIGINS", origins, None, "Browser origins that may call, as a comma list; * is any."
 )
 HEADER_TIMEOUT = Setting(
     "HEADER_TIMEOUT", seconds, "15s", "Longest time a client may take to send its headers."

@@ -33,6 +33,7 @@ class Binder(Generic[T]):
         self._request = request
         self._spelling = spelling_of(request)
         self._fields = msgspec.structs.fields(request)
+        self._required = [field.encode_name for field in self._fields if field.required]
         info = cast(inspect.StructType, inspect.type_info(request))
         self._infos = {field.encode_name: _plain(field.type) for field in info.fields}
         mends = ((field.encode_name, mender(field.type)) for field in info.fields)
@@ -55,6 +56,20 @@ class Binder(Generic[T]):
         return self._convert(members)
 
     def _convert(self, members: dict[str, Any]) -> T:
+        for name in self._required:
+            if not members.get(name):
+                return self._by_field(members)
+        given = {name: value for name, value in members.items() if value is not None}
+        for name, mend in self._mends.items():
+            if name in given:
+                given[name] = mend(given[name])
+        try:
+            return msgspec.convert(given, self._request, strict=False)
+        except msgspec.ValidationError:
+            # Slower, and it names every field that is wrong.
+            return self._by_field(members)
+
+    def _by_field(self, members: dict[str, Any]) -> T:
         values: dict[str, Any] = {}
         errors: dict[str, FieldError] = {}
         for field in self._fields:

@@ -17,38 +17,43 @@ def fold(name: str) -> str:
 class Spelling:
     """The wire names of a Struct's members, and what lies below each."""
 
-    def __init__(self, fields: tuple[inspect.Field, ...], known: dict[type, "Spelling"]) -> None:
+    def __init__(self, fields: tuple[inspect.Field, ...]) -> None:
         self._names = {field.encode_name for field in fields}
         self._folded = {fold(field.encode_name): field.encode_name for field in fields}
         self._folded.update((fold(field.name), field.encode_name) for field in fields)
-        self._fields = fields
-        self._known = known
-        self._below: dict[str, Respell] | None = None
+        self._below: list[tuple[str, Respell]] = []
 
     def wire_name(self, name: str) -> str | None:
         """The declared member meant by this name, if there is one."""
         return name if name in self._names else self._folded.get(fold(name))
 
-    def respell(self, members: dict[str, Any]) -> None:
-        """Renames in place; an exact name wins over another spelling of the same member."""
-        renamed = [name for name in members if name not in self._names]
-        for name in renamed:
+    def respell(self, members: Any) -> None:
+        """Renames in place; an exact name wins over another spelling of the same member.
+
+        What is no object is left for the conversion to refuse.
+        """
+        if not isinstance(members, dict):
+            return
+        given = cast("dict[str, Any]", members)
+        if not given.keys() <= self._names:
+            self._rename(given)
+        for name, below in self._below:
+            value = given.get(name)
+            if value is not None:
+                below(value)
+
+    def look_below(self, fields: tuple[inspect.Field, ...], known: dict[type, "Spelling"]) -> None:
+        """The rest of the making, apart because a type may hold itself."""
+        walks = ((field.encode_name, _walk(field.type, known)) for field in fields)
+        self._below = [(name, walk) for name, walk in walks if walk is not None]
+
+    def _rename(self, members: dict[str, Any]) -> None:
+        for name in [name for name in members if name not in self._names]:
             wire = self._folded.get(fold(name))
             if wire is not None:
                 value = members.pop(name)
                 if members.get(wire) is None:
                     members[wire] = value
-        for name, below in self._compiled().items():
-            value = members.get(name)
-            if value is not None:
-                below(value)
-
-    def _compiled(self) -> dict[str, Respell]:
-        # On first use, because a type may hold itself.
-        if self._below is None:
-            walks = ((f.encode_name, _walk(f.type, self._known)) for f in self._fields)
-            self._below = {name: walk for name, walk in walks if walk is not None}
-        return self._below
 
 
 def spelling_of(request: type[msgspec.Struct]) -> Spelling:
@@ -58,7 +63,8 @@ def spelling_of(request: type[msgspec.Struct]) -> Spelling:
 
 def _struct(info: inspect.StructType, known: dict[type, Spelling]) -> Spelling:
     if info.cls not in known:
-        known[info.cls] = Spelling(info.fields, known)
+        known[info.cls] = Spelling(info.fields)
+        known[info.cls].look_below(info.fields, known)
     return known[info.cls]
 
 
@@ -68,7 +74,7 @@ def _walk(info: inspect.Type, known: dict[type, Spelling]) -> Respell | None:
         case inspect.Metadata(type=inner):
             return _walk(inner, known)
         case inspect.StructType():
-            return _on_members(_struct(info, known))
+            return _struct(info, known).respell
         case inspect.ListType(item_type=item):
             return _on_items(_walk(item, known))
         case inspect.DictType(value_type=value):
@@ -77,14 +83,6 @@ def _walk(info: inspect.Type, known: dict[type, Spelling]) -> Respell | None:
             return _on_any([walk for t in types if (walk := _walk(t, known)) is not None])
         case _:
             return None
-
-
-def _on_members(spelling: Spelling) -> Respell:
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            spelling.respell(cast("dict[str, Any]", value))
-
-    return walk
 
 
 def _on_items(below: Respell | None) -> Respell | None:

@@ -56,13 +56,19 @@ class BodyReader:
         self.held = 0
 
     @asynccontextmanager
-    async def read(self, headers: Headers, receive: Receive) -> AsyncGenerator[Body]:
-        """The body, until the end of the block. Raises BodyTooLarge, MalformedBody, Unavailable."""
+    async def read(
+        self, headers: Headers, receive: Receive, *, files: bool = True
+    ) -> AsyncGenerator[Body]:
+        """The body, until the end of the block. Raises BodyTooLarge, MalformedBody, Unavailable.
+
+        `files`: whether uploads are expected; without it a form is no larger than another body.
+        """
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedMedia()
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            async with self._multipart(headers, receive) as body:
+            bound = (self._sizes.upload, "MAX_UPLOAD") if files else (self._sizes.body, "MAX_BODY")
+            async with self._multipart(headers, receive, *bound) as body:
                 yield body
             return
         _refuse_announced(headers, self._sizes.body, "MAX_BODY")
@@ -86,11 +92,13 @@ class BodyReader:
             yield chunk
 
     @asynccontextmanager
-    async def _multipart(self, headers: Headers, receive: Receive) -> AsyncGenerator[Body]:
-        _refuse_announced(headers, self._sizes.upload, "MAX_UPLOAD")
+    async def _multipart(
+        self, headers: Headers, receive: Receive, limit: int, setting: str
+    ) -> AsyncGenerator[Body]:
+        _refuse_announced(headers, limit, setting)
         parser = _FormParser(
             headers,
-            self._bounded(receive),
+            _bounded(receive, limit, setting),
             max_files=_MOST_FILES,
             max_fields=_MOST_FIELDS,
             max_part_size=self._sizes.body,
@@ -112,14 +120,6 @@ class BodyReader:
             yield body
         finally:
             await form.close()
-
-    async def _bounded(self, receive: Receive) -> AsyncGenerator[bytes]:
-        total = 0
-        async for chunk in _received(receive):
-            total += len(chunk)
-            if total > self._sizes.upload:
-                raise _too_large(self._sizes.upload, "MAX_UPLOAD")
-            yield chunk
 
 
 class _FormParser(MultiPartParser):
@@ -159,6 +159,15 @@ async def _received(receive: Receive) -> AsyncGenerator[bytes]:
             raise ClientGone
         yield message.get("body", b"")
         more = message.get("more_body", False)
+
+
+async def _bounded(receive: Receive, limit: int, setting: str) -> AsyncGenerator[bytes]:
+    total = 0
+    async for chunk in _received(receive):
+        total += len(chunk)
+        if total > limit:
+            raise _too_large(limit, setting)
+        yield chunk
 
 
 def _refuse_announced(headers: Headers, limit: int, setting: str) -> None:

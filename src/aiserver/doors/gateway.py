@@ -45,9 +45,11 @@ _SECRET_IN_QUERY_SINCE = b"@1767225600"
 _log = log.get("doors")
 
 
-class Origin(msgspec.Struct, frozen=True):
-    """Where a request came from."""
+class Asked(msgspec.Struct, frozen=True):
+    """What a request asks for, before its body is read, and where it came from."""
 
+    found: Found
+    query: list[tuple[str, str]]
     request_id: str
     address: str
     session: str | None
@@ -119,17 +121,19 @@ class Gateway:
             raise Unavailable("The server is stopping; call again shortly.", retry_after=2)
         _shape(reply, found, headers)
         client = scope.get("client") or ("", 0)
-        origin = Origin(identity, client[0], credentials.session)
-        async with self._reader.read(headers, _body_of(scope["method"], receive)) as body:
+        asked = Asked(found, query, identity, client[0], credentials.session)
+        arriving = _body_of(scope["method"], receive)
+        takes_files = bool(found.operation.files)
+        async with self._reader.read(headers, arriving, files=takes_files) as body:
             if late:
                 credentials = self._secret_in(body.pairs, reply) or credentials
                 caller = self._admit(found, credentials, scope["method"], headers)
             if found.batch:
-                await self._batch(found, caller, origin, body, query, reply)
+                await self._batch(asked, caller, body, reply)
                 return
             if body.batch is not None:
                 raise MalformedBody("The body must be a JSON object: {...}.")
-            running = self._run(found, caller, origin, body, query)
+            running = self._run(asked, caller, body)
             ends = found.operation.ends_with_caller
             answer = await (unless_gone(running, receive) if ends else running)
         dialect = dialect_of(scope["path"])
@@ -153,38 +157,26 @@ class Gateway:
         reply.headers.append((b"Deprecation", _SECRET_IN_QUERY_SINCE))
         return Credentials(auth_secret=secret)
 
-    async def _run(
-        self,
-        found: Found,
-        caller: Caller,
-        origin: "Origin",
-        body: Body,
-        query: list[tuple[str, str]],
-    ) -> Answer:
+    async def _run(self, asked: Asked, caller: Caller, body: Body) -> Answer:
         reset = frozenset(
-            name for key, value in query if key.lower() == "reset" for name in value.split(",")
+            name
+            for key, value in asked.query
+            if key.lower() == "reset"
+            for name in value.split(",")
         )
         return await self._dispatch.run(
-            found.operation,
+            asked.found.operation,
             caller,
-            request_id=origin.request_id,
+            request_id=asked.request_id,
             members=body.members,
-            pairs=[*found.variables.items(), *body.pairs, *query],
+            pairs=[*asked.found.variables.items(), *body.pairs, *asked.query],
             reset=reset,
-            address=origin.address,
-            session=origin.session,
+            address=asked.address,
+            session=asked.session,
             files=body.files,
         )
 
-    async def _batch(
-        self,
-        found: Found,
-        caller: Caller,
-        origin: "Origin",
-        body: Body,
-        query: list[tuple[str, str]],
-        reply: Reply,
-    ) -> None:
+    async def _batch(self, asked: Asked, caller: Caller, body: Body, reply: Reply) -> None:
         items = body.batch
         if items is None:
             raise MalformedBody("The body of a batch must be a JSON array of objects.")
@@ -193,7 +185,7 @@ class Gateway:
         answers: list[Any] = []
         for index, members in enumerate(items):
             try:
-                answer = await self._run(found, caller, origin, Body(members=members), query)
+                answer = await self._run(asked, caller, Body(members=members))
                 if isinstance(answer, EventStream):
                     answer.close()
                     raise InvalidRequest("A request of a batch cannot be streamed.")

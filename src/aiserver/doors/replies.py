@@ -59,7 +59,8 @@ class Reply:
             case EventStream():
                 await _send_events(self._send, self._receive, answer, self.headers, fail)
             case JsonBytes(body):
-                await self.json(200, body)
+                # A chat's answer goes on as it came: compressing costs more than it saves.
+                await send_bytes(self._send, 200, [_JSON, *self.headers], body)
             case _:
                 await self.values(answer)
 

@@ -144,6 +144,15 @@ async def test_upload_is_bounded_while_it_is_read() -> None:
             pass
 
 
+async def test_form_without_expected_files_is_bounded_as_any_body() -> None:
+    headers, raw = multipart(
+        b'Content-Disposition: form-data; name="a"; filename="b"\r\n\r\n' + b"x" * 3000
+    )
+    with pytest.raises(BodyTooLarge, match="MAX_BODY"):
+        async with reader(body=2000).read(headers, arriving(raw), files=False):
+            pass
+
+
 async def test_form_value_is_bounded() -> None:
     headers, raw = multipart(b'Content-Disposition: form-data; name="a"\r\n\r\n' + b"x" * 3000)
     with pytest.raises(MalformedBody):
