@@ -1,4 +1,4 @@
-"""CPU per chat call of the gateway as a ratio to nginx as a plain proxy: python -m bench."""
+"""CPU of binding a request, and per chat call as a ratio to nginx as a plain proxy: make bench."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from bench import binding
 from bench.machines import LOAD_CORE, Server, install, new_key, servers
 
 _SCRIPT = """
@@ -58,10 +59,18 @@ def median(shown: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", choices=("binding", "proxy"), help="one of the two; default both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     given = parser.parse_args()
+    if given.only != "proxy":
+        binding.report()
+    if given.only != "binding":
+        compare_with_proxy(given.rounds, given.seconds, given.connections)
+
+
+def compare_with_proxy(count: int, seconds: int, connections: int) -> None:
     install()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -69,13 +78,11 @@ def main() -> None:
             script = folder / "chat.lua"
             script.write_text(_SCRIPT.format(key=new_key(gateway), body=_BODY))
             rounds: dict[str, list[Round]] = {peer.name: [], gateway.name: []}
-            for _ in range(given.rounds):
+            for _ in range(count):
                 for server in random.sample([peer, gateway], 2):
-                    result = measure(
-                        server, script, seconds=given.seconds, connections=given.connections
-                    )
+                    result = measure(server, script, seconds=seconds, connections=connections)
                     rounds[server.name].append(result)
-    report(rounds["peer"], rounds["gateway"], given.connections)
+    report(rounds["peer"], rounds["gateway"], connections)
 
 
 def report(peer: list[Round], gateway: list[Round], connections: int) -> None:

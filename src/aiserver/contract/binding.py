@@ -9,7 +9,7 @@ from msgspec import inspect
 
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.scalars import mender
-from aiserver.contract.spelling import spelling_of
+from aiserver.contract.spelling import pascal, plain_type, spelling_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 Pairs = Iterable[tuple[str, str]]
@@ -35,7 +35,7 @@ class Binder(Generic[T]):
         self._fields = msgspec.structs.fields(request)
         self._required = [field.encode_name for field in self._fields if field.required]
         info = cast(inspect.StructType, inspect.type_info(request))
-        self._infos = {field.encode_name: _plain(field.type) for field in info.fields}
+        self._infos = {field.encode_name: plain_type(field.type) for field in info.fields}
         mends = ((field.encode_name, mender(field.type)) for field in info.fields)
         self._mends = {name: mend for name, mend in mends if mend is not None}
 
@@ -90,18 +90,6 @@ class Binder(Generic[T]):
         return self._request(**values)
 
 
-def _plain(info: inspect.Type) -> inspect.Type:
-    """The type itself, without Optional and annotations."""
-    match info:
-        case inspect.Metadata(type=inner):
-            return _plain(inner)
-        case inspect.UnionType(types=types):
-            rest = [t for t in types if not isinstance(t, inspect.NoneType)]
-            return _plain(rest[0]) if len(rest) == 1 else info
-        case _:
-            return info
-
-
 def _from_text(text: str, info: inspect.Type) -> Any:
     """The value that text of a query or form stands for; lists may be `a,b`, `[a,b]` or JSON."""
     if isinstance(info, (inspect.StrType, inspect.EnumType)):
@@ -121,29 +109,25 @@ def _comma_list(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")] if text else []
 
 
-def _pascal(name: str) -> str:
-    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
-
-
 def _title(name: str) -> str:
-    return _WORDS.sub(" ", _pascal(name))
+    return _WORDS.sub(" ", pascal(name))
 
 
 def _missing(field: msgspec.structs.FieldInfo) -> FieldError:
     name = field.encode_name
     code = "NotEmpty" if _can_be_empty(field.type) else "NotNull"
-    return FieldError(code, _pascal(name), f"'{_title(name)}' must not be empty.")
+    return FieldError(code, pascal(name), f"'{_title(name)}' must not be empty.")
 
 
 def _can_be_empty(declared: Any) -> bool:
-    return isinstance(_plain(inspect.type_info(declared)), inspect.StrType | inspect.ListType)
+    return isinstance(plain_type(inspect.type_info(declared)), inspect.StrType | inspect.ListType)
 
 
 def _invalid(field: msgspec.structs.FieldInfo, problem: str) -> FieldError:
     name = field.encode_name
     place = _PLACE.search(problem)
     wrong = _PLACE.sub("", problem).replace("`", "'")
-    where = f"{_pascal(name)}{place[1]}" if place else _pascal(name)
+    where = f"{pascal(name)}{place[1]}" if place else pascal(name)
     if _LENGTH.search(wrong):
         code = "NotEmpty" if "length >= 1" in wrong else "Length"
     elif bound := _BOUND.search(wrong):

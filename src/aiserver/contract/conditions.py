@@ -12,7 +12,7 @@ from msgspec import inspect
 
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.scalars import mender
-from aiserver.contract.spelling import fold
+from aiserver.contract.spelling import fold, pascal, plain_type
 
 Stored = str | int | float | None
 
@@ -53,7 +53,7 @@ class Column:
         self.member = field.name
         self.wire = field.encode_name
         self._type = field.type
-        self._typed = isinstance(_plain(info), _TYPED)
+        self._typed = isinstance(plain_type(info), _TYPED)
         self._mend = mender(info)
 
     def read(self, text: str) -> Stored:
@@ -209,18 +209,6 @@ def together(clauses: Iterable[Clause]) -> Clause:
     return Clause(" AND ".join(clause.sql for clause in held) or "TRUE", values)
 
 
-def _plain(info: inspect.Type) -> inspect.Type:
-    """The type without Optional and annotations."""
-    match info:
-        case inspect.Metadata(type=inner):
-            return _plain(inner)
-        case inspect.UnionType(types=types):
-            rest = [t for t in types if not isinstance(t, inspect.NoneType)]
-            return _plain(rest[0]) if len(rest) == 1 else info
-        case _:
-            return info
-
-
 def _items(text: str) -> list[str]:
     """The values of `a,b`, `[a,b]` or a JSON list."""
     if text.startswith("["):
@@ -234,6 +222,6 @@ def _items(text: str) -> list[str]:
 
 
 def _invalid(column: Column, problem: str) -> FieldError:
-    field = "".join(part[:1].upper() + part[1:] for part in column.wire.split("_"))
+    field = pascal(column.wire)
     wrong = problem[:1].lower() + problem[1:].replace("`", "'")
     return FieldError("RequestBindingException", field, f"'{field}' is not valid: {wrong}.")

@@ -66,21 +66,21 @@ def enum_reader(kind: type[Enum]) -> Mend:
 
 def mender(info: inspect.Type) -> Mend | None:
     """What turns the forms above into values that convert, or None where none can occur."""
-    return _mender(info, {}) if _mends(info, set()) else None
+    return _mender(info, {}) if _can_occur(info, set()) else None
 
 
-def _mends(info: inspect.Type, seen: set[type]) -> bool:
+def _can_occur(info: inspect.Type, seen: set[type]) -> bool:
     """Whether anything that `_mender` mends can occur in this type or below it."""
     match info:
         case inspect.Metadata(type=inner) | inspect.ListType(item_type=inner):
-            return _mends(inner, seen)
+            return _can_occur(inner, seen)
         case inspect.StructType(cls=kind, fields=fields):
             if kind in seen:
                 return False
             seen.add(kind)
-            return any(_mends(field.type, seen) for field in fields)
+            return any(_can_occur(field.type, seen) for field in fields)
         case inspect.UnionType(types=types):
-            return any(_mends(each, seen) for each in types)
+            return any(_can_occur(each, seen) for each in types)
         case _:
             return isinstance(info, inspect.DateTimeType | inspect.TimeDeltaType | inspect.EnumType)
 

@@ -14,6 +14,23 @@ def fold(name: str) -> str:
     return name.replace("_", "").lower()
 
 
+def pascal(name: str) -> str:
+    """As errors name a field: MaxTokens."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def plain_type(info: inspect.Type) -> inspect.Type:
+    """The type itself, without Optional and annotations."""
+    match info:
+        case inspect.Metadata(type=inner):
+            return plain_type(inner)
+        case inspect.UnionType(types=types):
+            rest = [t for t in types if not isinstance(t, inspect.NoneType)]
+            return plain_type(rest[0]) if len(rest) == 1 else info
+        case _:
+            return info
+
+
 class Spelling:
     """The wire names of a Struct's members, and what lies below each."""
 
