@@ -1,5 +1,7 @@
 """Server-sent events: bytes in any split become whole events, each judged before it goes on."""
 
+from typing import Any
+
 import msgspec
 
 from aiserver.contract.errors import UpstreamFailed
@@ -73,6 +75,28 @@ def read_chunk(data: bytes) -> Chunk:
         return _chunks.decode(data)
     except msgspec.MsgspecError as error:
         raise UpstreamFailed("The provider sent an event that is not valid JSON.") from error
+
+
+def as_events(answer: bytes, *, with_usage: bool) -> list[bytes]:
+    """A whole answer as the stream that the caller asked for and this upstream does not speak."""
+    members = _members.decode(answer)
+    choices = msgspec.json.decode(members.pop("choices"), type=list[dict[str, Any]])
+    usage = members.pop("usage", None)
+    members["object"] = msgspec.Raw(b'"chat.completion.chunk"')
+    for choice in choices:
+        message = msgspec.convert(choice.pop("message", {}), dict[str, Any])
+        # Chunks tell calls apart by an index, which a whole message has no need of.
+        for index, call in enumerate(message.get("tool_calls") or ()):
+            call.setdefault("index", index)
+        choice["delta"] = message
+    events = [_event({**members, "choices": [choice]}) for choice in choices]
+    if with_usage and usage is not None:
+        events.append(_event({**members, "choices": [], "usage": usage}))
+    return [*events, DONE]
+
+
+def _event(members: object) -> bytes:
+    return b"data: " + msgspec.json.encode(members) + b"\n\n"
 
 
 def without_usage(data: bytes) -> bytes:

@@ -180,6 +180,43 @@ async def test_stream_keeps_the_usage_that_was_asked_for(serving: TestGateway) -
     assert reply.events()[-2]["choices"] == []
 
 
+@pytest.mark.parametrize("asked", [True, False])
+async def test_upstream_that_cannot_stream_is_streamed_for(
+    serving: TestGateway, upstream: FakeUpstream, asked: bool
+) -> None:
+    message = {"role": "assistant", "content": "all at once", "tool_calls": [{"id": "a"}]}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    whole = {"id": "c1", "object": "chat.completion", "choices": [choice], "usage": usage, "x": 1}
+    upstream.next(status(200, whole))
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    events = (await serving.chat(stream=True, **options)).events()
+    chunk = {"id": "c1", "object": "chat.completion.chunk", "x": 1}
+    delta = {"index": 0, "delta": message, "finish_reason": "stop"}
+    message["tool_calls"] = [{"id": "a", "index": 0}]
+    wanted = [{**chunk, "choices": [delta]}, {**chunk, "choices": [], "usage": usage}, "[DONE]"]
+    assert events == (wanted if asked else [wanted[0], wanted[2]])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "no"}},
+        {"x": 1},
+        {"choices": [5]},
+        {"choices": [{"message": 5}]},
+        {"choices": [{"message": {"tool_calls": [5]}}]},
+    ],
+)
+async def test_json_without_an_answer_is_no_stream(
+    serving: TestGateway, upstream: FakeUpstream, body: Any
+) -> None:
+    upstream.next(status(200, body))
+    reply = await serving.chat(stream=True)
+    assert reply.status == 502
+    assert in_flight(serving) == 0
+
+
 async def test_comments_keep_a_stream_alive(serving: TestGateway, upstream: FakeUpstream) -> None:
     finish = {"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}
     upstream.next(scripted([b": OPENROUTER PROCESSING\n\n", sse(finish), b"data: [DONE]\n\n"]))

@@ -7,7 +7,14 @@ import msgspec
 
 from aiserver import __version__
 from aiserver.chat.adapters.failures import mapped, refused
-from aiserver.chat.streaming import DONE, EventSplitter, data_of, read_chunk, without_usage
+from aiserver.chat.streaming import (
+    DONE,
+    EventSplitter,
+    as_events,
+    data_of,
+    read_chunk,
+    without_usage,
+)
 from aiserver.contract.errors import UpstreamFailed
 from aiserver.kit.upstream import Target, Timeouts, UpstreamError, UpstreamPool, UpstreamResponse
 from aiserver.providers.endpoints import Endpoint
@@ -139,6 +146,10 @@ async def events(
     """
     splitter = EventSplitter()
     finished = False
+    if response.headers.get(b"content-type", b"").startswith(b"application/json"):
+        for event in await _whole(response, provider, with_usage=not strip_usage):
+            yield event
+        return
     try:
         async for data in response:
             for event in splitter.feed(data):
@@ -162,6 +173,18 @@ async def events(
     if not finished or splitter.rest():
         raise UpstreamFailed(f"Provider {provider} broke off its stream before the end.")
     yield DONE
+
+
+async def _whole(response: UpstreamResponse, provider: str, *, with_usage: bool) -> list[bytes]:
+    try:
+        answer = await response.read(MAX_ANSWER)
+    except UpstreamError as error:
+        raise mapped(error, provider) from error
+    _check(answer, provider)
+    try:
+        return as_events(answer, with_usage=with_usage)
+    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
+        raise UpstreamFailed(f"Provider {provider} sent choices of no known form.") from error
 
 
 def _check(answer: bytes, provider: str) -> None:
