@@ -184,7 +184,11 @@ async def test_stream_keeps_the_usage_that_was_asked_for(serving: TestGateway) -
 async def test_upstream_that_cannot_stream_is_streamed_for(
     serving: TestGateway, upstream: FakeUpstream, asked: bool
 ) -> None:
-    message = {"role": "assistant", "content": "all at once", "tool_calls": [{"id": "a"}]}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "all at once",
+        "tool_calls": [{"id": "a"}],
+    }
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
     whole = {"id": "c1", "object": "chat.completion", "choices": [choice], "usage": usage, "x": 1}
