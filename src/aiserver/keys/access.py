@@ -80,13 +80,13 @@ class KeyRing:
             return self._of_session(credentials.session) if credentials.session else ANYONE
         if len(shown) > _LONGEST:
             raise Unauthenticated("Invalid API Key")
-        if self._is_admin(shown):
-            return ADMINISTRATOR
         sought = digest(shown)
         entry = self._keys.get(sought)
-        if entry is None or not hmac.compare_digest(entry.key.hash, sought):
-            raise Unauthenticated("Invalid API Key")
-        return self._usable(entry)
+        if entry is not None and hmac.compare_digest(entry.key.hash, sought):
+            return self._usable(entry)
+        if self._is_admin(shown):
+            return ADMINISTRATOR
+        raise Unauthenticated("Invalid API Key")
 
     def proof(self, caller: Caller) -> bytes:
         """What a session of this caller rests on; it changes with the key or the secret."""

@@ -41,6 +41,7 @@ class Endpoints:
         self._embedded = embedded
         self._learn = learn
         self._environment = environment
+        self._known: dict[int, tuple[Provider, Endpoint]] = {}
 
     async def of(self, provider: Provider) -> Endpoint:
         """Raises UpstreamFailed when the provider has no usable key, Unavailable when it is off."""
@@ -48,9 +49,15 @@ class Endpoints:
         if provider.source == EMBEDDED:
             url, key = await self._embedded()
             return Endpoint(api_root(url), _headers(provider, key), kind)
+        known = self._known.get(provider.id)
+        if known is not None and known[0] is provider:
+            return known[1]
         key = self._key(provider, kind)
         base = provider.api_base_url or kind.wire.api_base_url
-        return Endpoint(api_root(base), _headers(provider, key), kind)
+        endpoint = Endpoint(api_root(base), _headers(provider, key), kind)
+        # Until the provider is read again; opening its key for every call would cost more.
+        self._known[provider.id] = (provider, endpoint)
+        return endpoint
 
     def _key(self, provider: Provider, kind: ProviderType) -> str | None:
         if provider.source == ENVIRONMENT:

@@ -193,7 +193,7 @@ async def test_upstream_that_cannot_stream_is_streamed_for(
     usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
     whole = {"id": "c1", "object": "chat.completion", "choices": [choice], "usage": usage, "x": 1}
     upstream.next(status(200, whole))
-    options = {"stream_options": {"include_usage": True}} if asked else {}
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}
     events = (await serving.chat(stream=True, **options)).events()
     chunk = {"id": "c1", "object": "chat.completion.chunk", "x": 1}
     delta = {"index": 0, "delta": message, "finish_reason": "stop"}

@@ -1,6 +1,7 @@
 """Speaks to upstreams in OpenAI's own form, which is most of them."""
 
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -61,6 +62,11 @@ def _without_empty_images(message: Any) -> Any:
     if "images" in members and not members["images"]:
         return {name: value for name, value in members.items() if name != "images"}
     return cast("Any", message)
+
+
+@lru_cache(maxsize=1024)
+def _target(url: str) -> Target:
+    return Target.parse(url)
 
 
 def _modern(response_format: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +139,7 @@ class OpenAiAdapter:
             (b"X-Request-Id", request_id.encode()),
             *endpoint.headers,
         )
-        target = Target.parse(f"{endpoint.root}/chat/completions")
+        target = _target(f"{endpoint.root}/chat/completions")
         return await self._pool.send(target, headers=headers, body=body, timeouts=self._timeouts)
 
 
