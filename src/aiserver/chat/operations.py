@@ -100,7 +100,7 @@ class OpenAiChatCompletion(Wire, kw_only=True, rename={"ref_id": "refId", "reply
     top_p: Any = None
     tools: list[OpenAiTools] | None = None
     tool_choice: Any = None
-    user: Any = None
+    user: str | int | None = None
     ref_id: str | None = None
     provider: str | dict[str, Any] | None = None
     tag: str | None = None

@@ -17,6 +17,7 @@ Pairs = Iterable[tuple[str, str]]
 _LENGTH = re.compile(r"of length (>=|<=) (\d+)")
 _BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+)")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_PLAIN_VALUE = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?|true|false")
 _PLACE = re.compile(r" - at `\$(.*)`$")
 _CODES = {
     ">=": "GreaterThanOrEqual",
@@ -94,10 +95,12 @@ def _from_text(text: str, info: inspect.Type) -> Any:
     """The value that text of a query or form stands for; lists may be `a,b`, `[a,b]` or JSON."""
     if isinstance(info, (inspect.StrType, inspect.EnumType)):
         return text
+    if isinstance(info, inspect.AnyType) and _PLAIN_VALUE.fullmatch(text):
+        return msgspec.json.decode(text)
     if text[0] in "[{":
         try:
             return msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             if isinstance(info, inspect.ListType) and text[0] == "[":
                 return _comma_list(text.strip("[]"))
     if isinstance(info, inspect.ListType):

@@ -26,7 +26,12 @@ def read_datetime(text: str) -> datetime:
         return _EPOCH + timedelta(milliseconds=int(found[1]))
     moment = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", text))
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(timezone.utc)  # noqa: UP017
+    try:
+        return moment.astimezone(timezone.utc)  # noqa: UP017
+    except OverflowError:
+        # Of the first or last hours that there are: the nearest moment of UTC.
+        nearest = datetime.min if moment.year == 1 else datetime.max
+        return nearest.replace(tzinfo=timezone.utc)  # noqa: UP017
 
 
 def read_duration(text: str) -> timedelta | str:

@@ -3,12 +3,13 @@
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from aiserver.contract.errors import (
@@ -123,7 +124,28 @@ class BodyReader:
 
 
 class _FormParser(MultiPartParser):
-    """Takes `filename*=UTF-8''...` for a file name too, which some clients send alone."""
+    """Takes `filename*=UTF-8''...` for a file name too, which some clients send alone.
+
+    A form that ends inside a part is refused: what is missing may be half a file.
+    """
+
+    _inside = False
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if self._inside:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends in the middle of a part.")
+        return form
+
+    def on_part_begin(self) -> None:
+        self._inside = True
+        super().on_part_begin()
+
+    def on_part_end(self) -> None:
+        self._inside = False
+        super().on_part_end()
 
     def on_headers_finished(self) -> None:
         disposition = self._current_part.content_disposition
@@ -146,7 +168,7 @@ def file_name(sent: str) -> str:
     if sent.startswith("=?") and sent.endswith("?="):
         try:
             return str(make_header(decode_header(sent)))
-        except (ValueError, LookupError):
+        except (ValueError, LookupError, MessageError):
             return sent
     return sent.encode("utf-8", "replace").decode("utf-8")
 

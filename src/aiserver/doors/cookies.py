@@ -49,4 +49,7 @@ def _own_page(headers: Headers) -> bool:
     if origin is None:
         # Not a browser: there SameSite=Strict keeps the cookie from other sites' pages.
         return True
-    return urlsplit(origin).netloc == headers.get("host", "")
+    try:
+        return urlsplit(origin).netloc == headers.get("host", "")
+    except ValueError:
+        return False

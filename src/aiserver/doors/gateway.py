@@ -1,5 +1,6 @@
 """The ASGI application: finds what a request means, and answers in the path's own protocol."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -38,6 +39,8 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # Typed clients post to these paths as well as OpenAI's own.
 _SHARED = frozenset({"/v1/chat/completions", "/chat/completions"})
 _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+# gzip;q=0 is how a client says that it does not take it.
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 _MOST_PAIRS = 1000
 _MOST_IN_A_BATCH = 1000
 # 2026-01-01, in the form that the header asks for.
@@ -84,7 +87,7 @@ class Gateway:
         identity = request_id(headers.get("x-request-id"))
         reply = Reply(send, receive, [(b"X-Request-Id", identity.encode())])
         reply.headers.extend(self._cors.headers(headers))
-        reply.gzip = "gzip" in headers.get("accept-encoding", "")
+        reply.gzip = _GZIP.search(headers.get("accept-encoding", "")) is not None
         path = scope["path"]
         try:
             page = self._pages.get(path)

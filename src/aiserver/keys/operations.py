@@ -11,6 +11,8 @@ from aiserver.contract.responses import EmptyResponse, ResponseStatus, Wire
 Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
 Name = Annotated[str, Meta(max_length=200)]
 Notes = Annotated[str, Meta(max_length=10_000)]
+# What a column of the store can hold.
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class HelloResponse(Wire, kw_only=True):
@@ -162,7 +164,7 @@ class AdminCreateApiKey(Wire, kw_only=True):
     models: Names | None = None
     expiry_date: datetime | None = None
     notes: Notes | None = None
-    ref_id: int | None = None
+    ref_id: Number | None = None
     ref_id_str: Name | None = None
     meta: dict[str, str] | None = None
 
@@ -171,7 +173,7 @@ class AdminCreateApiKey(Wire, kw_only=True):
 class AdminUpdateApiKey(Wire, kw_only=True):
     """Changes the given members of an API key; `reset` names members to clear."""
 
-    id: int
+    id: Number
     name: Name | None = None
     user_id: Name | None = None
     user_name: Name | None = None
@@ -182,7 +184,7 @@ class AdminUpdateApiKey(Wire, kw_only=True):
     expiry_date: datetime | None = None
     cancelled_date: datetime | None = None
     notes: Notes | None = None
-    ref_id: int | None = None
+    ref_id: Number | None = None
     ref_id_str: Name | None = None
     meta: dict[str, str] | None = None
     reset: list[str] | None = None
@@ -192,7 +194,7 @@ class AdminUpdateApiKey(Wire, kw_only=True):
 class AdminDeleteApiKey(Wire, kw_only=True):
     """Deletes an API key; calls with it are refused from then on."""
 
-    id: int
+    id: Number
 
 
 class CreateApiKeyResponse(Wire, kw_only=True):
@@ -222,6 +224,6 @@ class CreateApiKey(Wire, kw_only=True):
     restrict_to: Names | None = None
     models: Names | None = None
     notes: Notes | None = None
-    ref_id: int | None = None
+    ref_id: Number | None = None
     ref_id_str: Name | None = None
     meta: dict[str, str] | None = None

@@ -171,6 +171,10 @@ async def test_form_value_is_bounded() -> None:
             b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--",
         ),
         ("multipart/form-data; boundary=B", b"garbage"),
+        (
+            "multipart/form-data; boundary=B",
+            b'--B\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\nhalf a f',
+        ),
     ],
 )
 async def test_broken_form_is_refused(kind: str, raw: bytes) -> None:

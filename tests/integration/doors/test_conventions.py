@@ -128,6 +128,11 @@ async def test_answers_are_compressed_only_when_asked(gateway: TestGateway) -> N
     )
     assert packed.headers["content-encoding"] == "gzip"
     assert gzip.decompress(packed.body) == plain.body
+    for refusal in ("identity", "gzip;q=0", "deflate, gzip; q=0.0, br"):
+        reply = await gateway.call(
+            "GET", "/api/AdminQueryApiKeys", headers={"accept-encoding": refusal}
+        )
+        assert "content-encoding" not in reply.headers
     small = await gateway.call("GET", "/api/Hello", headers={"accept-encoding": "gzip"})
     assert "content-encoding" not in small.headers
 

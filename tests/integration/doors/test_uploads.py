@@ -115,6 +115,7 @@ async def test_values_may_be_in_the_query(painting: TestGateway) -> None:
         (b"filename*=UTF-8''t%C3%A9.png", "té.png"),
         (b'filename="=?utf-8?B?dMOpLnBuZw==?="', "té.png"),
         (b'filename="=?nope?B?dMOp?="', "=?nope?B?dMOp?="),
+        (b'filename="=?utf-8?B?a?="', "=?utf-8?B?a?="),
         ('filename="té.png"'.encode("latin-1"), "té.png"),
         ('filename="té.png"'.encode(), "té.png"),
         (b'filename="a\\"b.png"', 'a"b.png'),

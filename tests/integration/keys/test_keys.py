@@ -168,6 +168,18 @@ async def test_deleted_key_is_gone(gateway: TestGateway) -> None:
     assert (await gateway.call("PATCH", "/api/AdminUpdateApiKey", {"id": 1})).status == 404
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
+async def test_number_beyond_the_store_is_refused(gateway: TestGateway, number: int) -> None:
+    for method, name, body in (
+        ("POST", "CreateApiKey", {"refId": number}),
+        ("POST", "AdminCreateApiKey", {"refId": number}),
+        ("PATCH", "AdminUpdateApiKey", {"id": number}),
+        ("PATCH", "AdminUpdateApiKey", {"id": 1, "refId": number}),
+        ("POST", "AdminDeleteApiKey", {"id": number}),
+    ):
+        assert (await gateway.call(method, f"/api/{name}", body)).status == 400, name
+
+
 async def test_ids_are_never_given_twice(gateway: TestGateway) -> None:
     await gateway.key()
     await gateway.call("DELETE", "/api/AdminDeleteApiKey?id=1")

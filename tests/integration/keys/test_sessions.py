@@ -222,6 +222,7 @@ FOREIGN = [
     {"sec-fetch-site": "cross-site", "origin": "OWN"},
     {"origin": "https://evil.example.com"},
     {"origin": "null"},
+    {"origin": "http://["},
 ]
 
 

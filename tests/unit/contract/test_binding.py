@@ -75,6 +75,38 @@ def test_spelling_reaches_every_declared_depth() -> None:
     assert bound.by_name["my_key"].part_name == "d"
 
 
+@pytest.mark.parametrize("member", ["meta", "numbers", "when"])
+def test_text_nested_too_deeply_is_refused(member: str) -> None:
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    assert [code for _, code in errors({"longName": "x"}, (member, deep))] == [
+        "RequestBindingException"
+    ]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([field.encode_name for field in msgspec.structs.fields(Sample)]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-5, 3000) | st.sampled_from(["", "5", "x"]),
+            lambda below: (
+                st.lists(below, max_size=2)
+                | st.dictionaries(st.sampled_from(["partName", "parts", "x"]), below, max_size=2)
+            ),
+        ),
+    )
+)
+def test_whole_conversion_agrees_with_the_one_by_field(members: dict[str, Any]) -> None:
+    try:
+        whole: Any = BINDER._convert(members)
+    except InvalidRequest as problem:
+        whole = [(e.field_name, e.error_code) for e in problem.fields]
+    try:
+        by_field: Any = BINDER._by_field(members)
+    except InvalidRequest as problem:
+        by_field = [(e.field_name, e.error_code) for e in problem.fields]
+    assert whole == by_field
+
+
 def test_data_is_never_respelled() -> None:
     schema = {"maxTokens": 1, "max_tokens": 2, "MaxTokens": 3, "LongName": {"PartName": 4}}
     members = {"longName": "x", "meta": dict(schema), "part": {"schema": dict(schema)}}

@@ -74,6 +74,11 @@ def test_date_comes_in_every_form(text: str, microseconds: int) -> None:
     assert bound("when", text).tzinfo is UTC
 
 
+def test_moment_beyond_utc_is_the_nearest() -> None:
+    assert bound("when", "0001-01-01T00:00:00+14:00") == datetime.min.replace(tzinfo=UTC)
+    assert bound("when", "9999-12-31T23:59:59-14:00") == datetime.max.replace(tzinfo=UTC)
+
+
 def test_bare_date_is_midnight() -> None:
     assert bound("when", "2026-05-09") == datetime(2026, 5, 9, tzinfo=UTC)
 
