@@ -18,12 +18,12 @@ serve: $(VENV)/.installed ## Starts the server on http://localhost:5006 (PORT= c
 install: $(VENV)/.installed ## Sets everything up and starts nothing
 
 test: $(VENV)/.dev node_modules/.installed ## Runs the test suite
-	scripts/browser.sh
+	scripts/system.sh
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -m "not long" --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
 
 test-long: $(VENV)/.dev node_modules/.installed ## Runs what takes minutes: soak, fuzz, kill -9
-	scripts/browser.sh
+	scripts/system.sh
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(VENV)/.dev node_modules/.installed ## Format, lint, types, import rules, fresh docs

@@ -56,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, fake: FakeUpstream) -> Iter
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     chromium = shutil.which("chromium")
-    assert chromium, "the browser tests need chromium; scripts/browser.sh installs it"
+    assert chromium, "the browser tests need chromium; scripts/system.sh installs it"
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=chromium, args=QUIET)
         yield launched

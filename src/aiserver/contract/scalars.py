@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, cast
 
@@ -27,11 +27,11 @@ def read_datetime(text: str) -> datetime:
     moment = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", text))
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     try:
-        return moment.astimezone(timezone.utc)  # noqa: UP017
+        return moment.astimezone(UTC)
     except OverflowError:
         # Of the first or last hours that there are: the nearest moment of UTC.
         nearest = datetime.min if moment.year == 1 else datetime.max
-        return nearest.replace(tzinfo=timezone.utc)  # noqa: UP017
+        return nearest.replace(tzinfo=UTC)
 
 
 def read_duration(text: str) -> timedelta | str:
