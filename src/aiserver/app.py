@@ -289,12 +289,12 @@ class App:
         engine = self._engine
         if engine is None:
             return
-        await engine.recheck()
         status = engine.status
         if status.state is not self._engine_state:
             self._engine_state = status.state
             said = _log.error if status.state is EngineState.FAILED else _log.info
             said("embedded_model", state=status.state.value, reason=status.reason)
+        await engine.recheck()
 
     def _asleep(self, provider: Provider) -> bool:
         if provider.source != EMBEDDED or self._engine is None:

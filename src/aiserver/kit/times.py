@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 def iso(moment: datetime) -> str:
     """With three digits of the second when there are any, so that text sorts as time does."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    # Not strftime: it writes the year 1, which clients send for "never", without its zeros.
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_iso(text: str) -> datetime:

@@ -11,6 +11,7 @@ from aiserver.contract.responses import IdResponse, QueryResponse, ResponseStatu
 from aiserver.providers.catalogue import AiType
 
 ProviderName = Annotated[str, Meta(min_length=1, max_length=100)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
 Text = Annotated[str, Meta(max_length=2000)]
 Slots = Annotated[int, Meta(ge=0, le=100_000)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
@@ -19,7 +20,7 @@ Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 class AiProviderModel(Wire, kw_only=True):
     """`model` as callers ask for it, `api_model` as the upstream knows it when that differs."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=300)]
+    model: ModelName
     api_model: Annotated[str, Meta(max_length=300)] | None = None
 
 
@@ -76,7 +77,7 @@ class CreateAiProvider(Wire, kw_only=True):
     priority: Priority | None = None
     enabled: bool | None = None
     models: list[AiProviderModel] | None = None
-    selected_models: list[str] | None = None
+    selected_models: list[ModelName] | None = None
 
 
 @operation(tag="Admin", verbs=PATCH, access=Access.ADMIN, returns=IdResponse)
@@ -96,7 +97,7 @@ class UpdateAiProvider(Wire, kw_only=True):
     priority: Priority | None = None
     enabled: bool | None = None
     models: list[AiProviderModel] | None = None
-    selected_models: list[str] | None = None
+    selected_models: list[ModelName] | None = None
 
 
 @operation(tag="Admin", verbs=DELETE, access=Access.ADMIN, returns=None)

@@ -180,6 +180,14 @@ async def test_number_beyond_the_store_is_refused(gateway: TestGateway, number: 
         assert (await gateway.call(method, f"/api/{name}", body)).status == 400, name
 
 
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00", "9999-12-31T23:59:59.9999999Z"])
+async def test_first_and_last_dates_are_kept(gateway: TestGateway, date: str) -> None:
+    await gateway.key()
+    body = {"id": 1, "expiryDate": date}
+    assert (await gateway.call("PATCH", "/api/AdminUpdateApiKey", body)).status == 200
+    assert (await listed(gateway))[0]["expiryDate"][:10] == date[:10]
+
+
 async def test_ids_are_never_given_twice(gateway: TestGateway) -> None:
     await gateway.key()
     await gateway.call("DELETE", "/api/AdminDeleteApiKey?id=1")

@@ -83,6 +83,16 @@ async def test_update_changes_only_what_is_given(
     assert upstream.requests[-1].header("authorization") is None
 
 
+@pytest.mark.parametrize("name", ["", "m" * 301])
+async def test_model_that_cannot_be_kept_is_refused(gateway: TestGateway, name: str) -> None:
+    new = {"name": "x", "aiTypeId": "Custom", "apiBaseUrl": "http://127.0.0.1:1"}
+    for models in ({"selectedModels": [name]}, {"models": [{"model": name}]}):
+        assert (
+            await gateway.call("POST", "/api/CreateAiProvider", {**new, **models})
+        ).status == 400
+    assert (await gateway.call("GET", "/api/QueryAiProviders")).json()["results"] == []
+
+
 async def test_deleted_provider_takes_no_more_calls(gateway: TestGateway) -> None:
     number = await gateway.provider("mine", "https://host")
     reply = await gateway.call("DELETE", f"/api/DeleteAiProvider?id={number}")

@@ -135,9 +135,12 @@ class LocalEngine:
 
     async def recheck(self) -> None:
         """Look again, after somebody may have pulled the weight or installed the library."""
-        waits = self._state in (EngineState.ABSENT, EngineState.UNSUPPORTED)
-        failed = self._state is EngineState.FAILED
-        if waits or (failed and self._fingerprint() != self._tried):
+        changed = {
+            EngineState.ABSENT: lambda: self._fingerprint() not in (None, self._tried),
+            EngineState.UNSUPPORTED: self._installed,
+            EngineState.FAILED: lambda: self._fingerprint() != self._tried,
+        }.get(self._state)
+        if changed is not None and changed():
             await self.start()
 
     async def ready(self, timeout: float) -> Endpoint:
