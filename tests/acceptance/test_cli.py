@@ -135,6 +135,13 @@ def test_provider_name_is_taken_once(shell: Shell) -> None:
     assert "exists already" in shell("providers", "add", "mine", "--type", "custom", code=1)
 
 
+@pytest.mark.parametrize("model", ["", "=upstream", "m" * 301, "m=" + "u" * 301])
+def test_provider_model_that_cannot_be_kept_is_refused(shell: Shell, model: str) -> None:
+    shell("providers", "add", "mine", "--type", "custom", "--url", "https://host")
+    assert "--model" in shell("providers", "edit", "mine", "--model", model, code=2)
+    assert shell.json("providers", "list")[0]["models"] == ["(as the upstream lists)"]
+
+
 def test_models_say_what_is_here(shell: Shell) -> None:
     [row] = shell.json("models", "list")
     assert (row["id"], row["present"], row["licence"]) == ("smollm2:135m", False, "Apache-2.0")

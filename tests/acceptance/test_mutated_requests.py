@@ -113,7 +113,7 @@ class Trial:
                     sent = flipped(rng, sent)
                     answer = await self._gateway.raw(sent, then_close=True)
                 else:
-                    answer = await line.ask(sent)
+                    answer = await line.ask(sent) or b"The server failed to answer at all"
             except TimeoutError:
                 answer = b"The server failed to answer in time"
             found = _STATUS.match(answer)

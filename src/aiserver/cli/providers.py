@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from aiserver.app import Data
@@ -215,7 +216,14 @@ def _models(given: list[str] | None) -> list[AiProviderModel] | None:
     if given is None:
         return None
     pairs = [text.partition("=") for text in given]
-    return [AiProviderModel(model=name, api_model=other or None) for name, _, other in pairs]
+    named = [{"model": name, "apiModel": other or None} for name, _, other in pairs]
+    try:
+        return msgspec.convert(named, list[AiProviderModel])
+    except msgspec.ValidationError:
+        # A row that cannot be read again would keep the server from starting.
+        raise typer.BadParameter(
+            "--model takes name or name=upstream-name, each 1 to 300 long."
+        ) from None
 
 
 def _key() -> str:

@@ -129,11 +129,14 @@ class KeyStore:
         def change(connection: Connection) -> bool:
             names, marks, written = _assignments(members)
             pairs = ", ".join(f"{n} = {m}" for n, m in zip(names, marks, strict=True))
-            found = connection.execute(
-                f"UPDATE api_keys SET {pairs or 'id = id'} WHERE id = ?", (*written, key_id)
+            rows = connection.rows(
+                f"UPDATE api_keys SET {pairs or 'id = id'} WHERE id = ? RETURNING {_COLUMNS}",
+                (*written, key_id),
             )
+            # Read back before the commit: a row that cannot be read would stop the next start.
+            found = [_key(row) for row in rows]
             _changed(connection)
-            return found > 0
+            return bool(found)
 
         return await self._db.write(change)
 

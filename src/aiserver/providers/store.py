@@ -108,11 +108,15 @@ class ProviderStore:
         def change(connection: Connection) -> None:
             pairs = ", ".join(f"{column} = ?" for column in written) or "id = id"
             try:
-                connection.execute(
-                    f"UPDATE providers SET {pairs} WHERE id = ?", (*written.values(), provider.id)
+                rows = connection.rows(
+                    f"UPDATE providers SET {pairs} WHERE id = ? RETURNING {_COLUMNS}",
+                    (*written.values(), provider.id),
                 )
             except IntegrityError:
                 raise NameTaken from None
+            # Read back before the commit: a row that cannot be read would stop the next start.
+            for row in rows:
+                _provider(row)
             _changed(connection)
 
         await self._db.write(change)
