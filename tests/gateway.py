@@ -11,7 +11,8 @@ from typing import Any
 from uvicorn.server import ServerState
 
 from aiserver import settings as s
-from aiserver.app import App, open_data, redactor_for
+from aiserver.app import App, redactor_for
+from aiserver.data import open_data
 from aiserver.doors.listen import bind
 from aiserver.doors.server import HttpProtocol
 from aiserver.kit.clock import SystemClock

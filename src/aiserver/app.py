@@ -3,8 +3,6 @@
 import gc
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -16,6 +14,7 @@ from aiserver.chat.handlers import ChatHandlers
 from aiserver.contract.errors import Unavailable
 from aiserver.contract.operation import declared_in
 from aiserver.contract.registry import Registry
+from aiserver.data import Data, data_folder, open_data
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import BodyReader, Sizes
 from aiserver.doors.cors import Cors
@@ -29,14 +28,11 @@ from aiserver.keys import operations as key_operations
 from aiserver.keys.access import KeyRing
 from aiserver.keys.authentication import SignIn
 from aiserver.keys.handlers import KeyHandlers
-from aiserver.keys.sessions import Sessions
 from aiserver.keys.signin import SignInLimit
-from aiserver.keys.store import AdminSecret, KeyStore
-from aiserver.kit import log, migrations
+from aiserver.kit import log
 from aiserver.kit.background import Background
 from aiserver.kit.clock import Clock, SystemClock
-from aiserver.kit.crypto import Cipher, load_or_create_key, parse_key
-from aiserver.kit.db import Database, StorageError
+from aiserver.kit.db import StorageError
 from aiserver.kit.lock import exclusive
 from aiserver.kit.redact import Redactor
 from aiserver.kit.upstream import Timeouts, UpstreamPool
@@ -48,10 +44,10 @@ from aiserver.providers.endpoints import Endpoints
 from aiserver.providers.environment import reconcile
 from aiserver.providers.handlers import ProviderHandlers
 from aiserver.providers.local.engine import EngineState, EngineUnavailable, LocalEngine
-from aiserver.providers.local.weights import WEIGHTS, WeightStore
+from aiserver.providers.local.weights import WEIGHTS
 from aiserver.providers.models import Catalogue
 from aiserver.providers.pool import ProviderPool
-from aiserver.providers.store import EMBEDDED, Provider, ProviderStore
+from aiserver.providers.store import EMBEDDED, Provider
 
 _OPERATIONS = (
     key_operations,
@@ -75,57 +71,6 @@ _ADVICE = {
     EngineState.FAILED: "The embedded engine keeps failing; the server's log says why.",
 }
 _log = log.get("app")
-
-
-@dataclass(frozen=True)
-class Data:
-    """What lives in APP_DATA, opened and migrated; the command line works on the same."""
-
-    database: Database
-    keys: KeyStore
-    secret: AdminSecret
-    sessions: Sessions
-    providers: ProviderStore
-    weights: WeightStore
-
-    def close(self) -> None:
-        self.database.close()
-
-
-def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False) -> Data:
-    """Raises StorageError or EncryptionKeyError; then nothing must listen.
-
-    `lean` keeps the memory of the migration tools out of this process.
-    """
-    folder = _data_folder(settings)
-    try:
-        given = settings.get(s.ENCRYPTION_KEY)
-        key = parse_key(given.reveal()) if given else load_or_create_key(folder / "encryption.key")
-    except OSError as error:
-        raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
-    database = Database.open(folder / "app.db")
-    try:
-        migrations.upgrade(database, apart=lean)
-    except BaseException:
-        database.close()
-        raise
-    return Data(
-        database=database,
-        keys=KeyStore(database, clock),
-        secret=AdminSecret(database, clock),
-        sessions=Sessions(database, clock),
-        providers=ProviderStore(database, Cipher(key), clock, redact.learn),
-        weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
-    )
-
-
-def _data_folder(settings: s.Settings) -> Path:
-    folder: Path = settings[s.APP_DATA]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
-    return folder
 
 
 def redactor_for(settings: s.Settings) -> Redactor:
@@ -353,7 +298,7 @@ def serve(
     """Runs a server until it is stopped. `announce` gets the admin secret if one was made."""
     redact = redactor_for(settings)
     log.configure(level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact)
-    with exclusive(_data_folder(settings) / "server.lock"):
+    with exclusive(data_folder(settings) / "server.lock"):
         uvloop.run(_serve(settings, redact, sockets, announce))
 
 

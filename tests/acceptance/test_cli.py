@@ -130,6 +130,23 @@ def test_provider_lives_its_life(shell: Shell) -> None:
     assert "No providers yet" in shell("providers", "list")
 
 
+def test_encryption_is_rotated_without_losing_a_key(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["providers", "add", "mine", "--type", "openai", "--key-stdin"]
+    shell(*words, stdin="sk-canary-0123456789\n")
+    path = tmp_path / "data" / "encryption.key"
+    before = path.read_text()
+    assert shell.json("keys", "rotate-encryption") == {"encrypted": 1}
+    after = path.read_text()
+    assert after != before
+    assert len(after.split()) == 1
+    shell("providers", "edit", "mine", "--name", "ours")
+    assert shell.json("keys", "rotate-encryption") == {"encrypted": 1}
+    monkeypatch.setenv("ENCRYPTION_KEY", after.strip())
+    assert "comes from ENCRYPTION_KEY" in shell("keys", "rotate-encryption", code=1)
+
+
 def test_provider_name_is_taken_once(shell: Shell) -> None:
     shell("providers", "add", "mine", "--type", "custom", "--url", "https://host")
     assert "exists already" in shell("providers", "add", "mine", "--type", "custom", code=1)

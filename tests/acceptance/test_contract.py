@@ -5,8 +5,9 @@ from collections.abc import Generator
 import pytest
 
 from aiserver import settings as s
-from aiserver.app import App, open_data, redactor_for
+from aiserver.app import App, redactor_for
 from aiserver.contract.operation import Operation
+from aiserver.data import open_data
 from aiserver.kit.clock import SystemClock
 from contract import WIRE, Contract, compare, complaints, read_contract, read_listed
 

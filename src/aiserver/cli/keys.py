@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aiserver.app import Data
 from aiserver.cli.console import CommandError, note, reported, say, show, table
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag
 from aiserver.cli.session import with_data
+from aiserver.data import Data
 from aiserver.keys.handlers import partial
 from aiserver.keys.store import ApiKey, new_key
 from aiserver.settings import seconds
@@ -187,6 +187,31 @@ def reset_admin(data: DataFlag = None, config: FileFlag = None, as_json: JsonFla
     else:
         say(text)
         note("Keep it now: it is not shown again. AUTH_SECRET, where set, is used instead of it.")
+
+
+@commands.command("rotate-encryption")
+def rotate_encryption(
+    data: DataFlag = None, config: FileFlag = None, as_json: JsonFlag = False
+) -> None:
+    """Makes a new key for upstream keys at rest and encrypts them with it, beside a server too."""
+
+    async def rotate(opened: Data) -> int:
+        if opened.key_file is None:
+            raise CommandError(
+                "The encryption key comes from ENCRYPTION_KEY; unset it to use APP_DATA's own."
+            )
+        # Both keys are in the file until all is sealed anew: a stop half-way loses nothing.
+        opened.key_file.add()
+        count = await opened.providers.seal_again()
+        opened.key_file.keep_newest()
+        return count
+
+    with reported():
+        count = with_data(data, config, rotate)
+    if as_json:
+        show({"encrypted": count})
+    else:
+        say(f"{count} upstream keys are encrypted with a new key. Renew your backup of it.")
 
 
 async def _all(opened: Data) -> list[ApiKey]:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aiserver.app import Data
 from aiserver.cli.console import CommandError, reported, say, show, table
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag
 from aiserver.cli.session import with_data
 from aiserver.contract.errors import ApiError
+from aiserver.data import Data
 from aiserver.providers.catalogue import BY_ID
 from aiserver.providers.handlers import checked, refuse_identity
 from aiserver.providers.operations import AiProviderModel, CreateAiProvider, UpdateAiProvider

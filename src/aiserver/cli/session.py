@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from aiserver.app import Data, open_data
 from aiserver.cli.options import load
+from aiserver.data import Data, open_data
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.redact import Redactor
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -19,31 +20,37 @@ class EncryptionKeyError(Exception):
 
 
 class Cipher:
-    """AES-256-GCM; every sealed value starts with the id of the key that sealed it."""
+    """AES-256-GCM; every sealed value starts with the id of the key that sealed it.
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) != KEY_BYTES:
-            raise EncryptionKeyError(
-                "The encryption key must be 32 bytes: 64 hex digits or base64."
-            )
-        self._aead = AESGCM(key)
-        self._id = hashlib.sha256(b"ai-server key id" + key).digest()[:_ID_BYTES]
+    The first key seals, any opens. `reread` gives the keys anew, since another process may have
+    changed them.
+    """
+
+    def __init__(self, *keys: bytes, reread: Callable[[], Sequence[bytes]] | None = None) -> None:
+        self._reread = reread
+        self._use(keys)
 
     def seal(self, text: str, *, bound_to: str) -> bytes:
         """`bound_to` names the row: a value moved to another row does not open."""
+        if self._reread is not None:
+            self._use(self._reread())
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._aead.encrypt(nonce, text.encode(), bound_to.encode())
-        return self._id + nonce + sealed
+        sealed = self._known[self._newest].encrypt(nonce, text.encode(), bound_to.encode())
+        return self._newest + nonce + sealed
 
     def open(self, sealed: bytes, *, bound_to: str) -> str:
-        if sealed[:_ID_BYTES] != self._id:
+        """Raises EncryptionKeyError for a value of another key or row, or a changed one."""
+        name = sealed[:_ID_BYTES]
+        if name not in self._known and self._reread is not None:
+            self._use(self._reread())
+        if name not in self._known:
             raise EncryptionKeyError(
                 "This value was encrypted with another key. Restore ENCRYPTION_KEY or "
                 "APP_DATA/encryption.key, or enter the upstream key again."
             )
         nonce = sealed[_ID_BYTES : _ID_BYTES + _NONCE_BYTES]
         try:
-            opened = self._aead.decrypt(
+            opened = self._known[name].decrypt(
                 nonce, sealed[_ID_BYTES + _NONCE_BYTES :], bound_to.encode()
             )
         except InvalidTag:
@@ -51,6 +58,18 @@ class Cipher:
                 "This encrypted value was changed; enter the upstream key again."
             ) from None
         return opened.decode()
+
+    def _use(self, keys: Sequence[bytes]) -> None:
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise EncryptionKeyError(
+                "The encryption key must be 32 bytes: 64 hex digits or base64."
+            )
+        self._known = {_id(key): AESGCM(key) for key in keys}
+        self._newest = _id(keys[0])
+
+
+def _id(key: bytes) -> bytes:
+    return hashlib.sha256(b"ai-server key id" + key).digest()[:_ID_BYTES]
 
 
 def parse_key(text: str) -> bytes:
@@ -65,13 +84,34 @@ def parse_key(text: str) -> bytes:
         ) from None
 
 
-def load_or_create_key(path: Path) -> bytes:
-    """The key in this file; a new one, readable only by the owner, when there is none."""
-    try:
-        return parse_key(path.read_text(encoding="ascii").strip())
-    except FileNotFoundError:
-        key = os.urandom(KEY_BYTES)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(key.hex() + "\n")
-    return key
+class KeyFile:
+    """The file with the encryption key, readable only by its owner; while keys change, with two."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def keys(self) -> list[bytes]:
+        """The newest first; a new one when there is no file."""
+        try:
+            lines = self._path.read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            return [self._write([os.urandom(KEY_BYTES)])]
+        return [parse_key(line) for line in lines]
+
+    def add(self) -> bytes:
+        """A new key before those that are there, which still open what they sealed."""
+        return self._write([os.urandom(KEY_BYTES), *self.keys()])
+
+    def keep_newest(self) -> None:
+        self._write(self.keys()[:1])
+
+    def _write(self, keys: list[bytes]) -> bytes:
+        # Whole or not at all: without this file every upstream key is lost.
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write("".join(f"{key.hex()}\n" for key in keys))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        return keys[0]

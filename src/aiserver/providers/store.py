@@ -121,6 +121,19 @@ class ProviderStore:
 
         await self._db.write(change)
 
+    async def seal_again(self) -> int:
+        """Seals every upstream key with the newest encryption key, all or none; how many."""
+        keys = [(p, key) for p in self.all() if (key := self.key_of(p)) is not None]
+        sealed = [(self._written(p.name, {"api_key": key})["api_key"], p.id) for p, key in keys]
+
+        def write(connection: Connection) -> None:
+            for row in sealed:
+                connection.execute("UPDATE providers SET api_key = ? WHERE id = ?", row)
+            _changed(connection)
+
+        await self._db.write(write)
+        return len(sealed)
+
     async def delete(self, provider_id: int) -> bool:
         def remove(connection: Connection) -> bool:
             found = connection.execute("DELETE FROM providers WHERE id = ?", (provider_id,))

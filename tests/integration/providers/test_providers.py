@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from aiserver.kit.clock import SystemClock
+from aiserver.kit.crypto import Cipher
+from aiserver.kit.db import Database
+from aiserver.providers.store import ProviderStore
 from fakes.upstream import FakeUpstream
 from gateway import TestGateway, running
 
@@ -256,6 +260,23 @@ async def test_own_provider_is_not_replaced_by_a_variable(tmp_path: Any, migrate
         assert (await listed(gateway))[0]["apiBaseUrl"] == "https://my-proxy"
     async with running(data) as gateway:
         assert await names(gateway) == ["openai"]
+
+
+async def test_rotated_encryption_is_noticed(gateway: TestGateway, upstream: FakeUpstream) -> None:
+    await gateway.provider("mine", upstream.base_url, apiKey="sk-0123456789")
+    assert (await gateway.chat()).status == 200
+    key_file = gateway.app._data.key_file
+    assert key_file is not None
+    key_file.add()
+    other = Database.open(gateway.data / "app.db")
+    cipher = Cipher(*key_file.keys())
+    store = ProviderStore(other, cipher, SystemClock(), lambda _: None)
+    assert await store.seal_again() == 1
+    key_file.keep_newest()
+    other.close()
+    await gateway.app._watch()
+    assert (await gateway.chat()).status == 200
+    assert upstream.requests[-1].header("authorization") == "Bearer sk-0123456789"
 
 
 async def test_lost_encryption_key_is_a_clear_502(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aiserver.kit.crypto import Cipher, EncryptionKeyError, load_or_create_key, parse_key
+from aiserver.kit.crypto import Cipher, EncryptionKeyError, KeyFile, parse_key
 
 KEY = bytes(range(32))
 
@@ -53,6 +53,37 @@ def test_key_reads_as_hex_and_base64() -> None:
 
 def test_key_file_is_made_once_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "encryption.key"
-    key = load_or_create_key(path)
-    assert load_or_create_key(path) == key
+    [key] = KeyFile(path).keys()
+    assert KeyFile(path).keys() == [key]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["encryption.key"]
+
+
+def test_older_key_opens_until_it_is_dropped(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "encryption.key")
+    cipher = Cipher(*file.keys(), reread=file.keys)
+    old = cipher.seal("x", bound_to="a")
+    file.add()
+    assert cipher.open(old, bound_to="a") == "x"
+    new = cipher.seal("x", bound_to="a")
+    file.keep_newest()
+    fresh = Cipher(*file.keys())
+    assert fresh.open(new, bound_to="a") == "x"
+    with pytest.raises(EncryptionKeyError, match="another key"):
+        fresh.open(old, bound_to="a")
+
+
+def test_running_cipher_learns_of_a_new_key(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "encryption.key")
+    running = Cipher(*file.keys(), reread=file.keys)
+    file.add()
+    other = Cipher(*file.keys())
+    assert running.open(other.seal("x", bound_to="a"), bound_to="a") == "x"
+
+
+@pytest.mark.parametrize("text", ["", "abc\n", "zz" * 32])
+def test_broken_key_file_is_explained(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "encryption.key"
+    path.write_text(text)
+    with pytest.raises(EncryptionKeyError, match="32 bytes"):
+        Cipher(*KeyFile(path).keys())

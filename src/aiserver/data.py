@@ -1,0 +1,78 @@
+"""What lives in APP_DATA, opened for a server or for one command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiserver import settings as s
+from aiserver.keys.sessions import Sessions
+from aiserver.keys.store import AdminSecret, KeyStore
+from aiserver.kit import migrations
+from aiserver.kit.clock import Clock
+from aiserver.kit.crypto import Cipher, KeyFile, parse_key
+from aiserver.kit.db import Database, StorageError
+from aiserver.kit.redact import Redactor
+from aiserver.providers.local.weights import WeightStore
+from aiserver.providers.store import ProviderStore
+
+
+@dataclass(frozen=True)
+class Data:
+    """What lives in APP_DATA, opened and migrated; the command line works on the same.
+
+    `key_file` is None where ENCRYPTION_KEY is given.
+    """
+
+    database: Database
+    keys: KeyStore
+    secret: AdminSecret
+    sessions: Sessions
+    providers: ProviderStore
+    weights: WeightStore
+    key_file: KeyFile | None
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False) -> Data:
+    """Raises StorageError or EncryptionKeyError; then nothing must listen.
+
+    `lean` keeps the memory of the migration tools out of this process.
+    """
+    folder = data_folder(settings)
+    try:
+        given = settings.get(s.ENCRYPTION_KEY)
+        key_file = None if given else KeyFile(folder / "encryption.key")
+        cipher = _cipher(given, key_file)
+    except OSError as error:
+        raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
+    database = Database.open(folder / "app.db")
+    try:
+        migrations.upgrade(database, apart=lean)
+    except BaseException:
+        database.close()
+        raise
+    return Data(
+        database=database,
+        keys=KeyStore(database, clock),
+        secret=AdminSecret(database, clock),
+        sessions=Sessions(database, clock),
+        providers=ProviderStore(database, cipher, clock, redact.learn),
+        weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
+        key_file=key_file,
+    )
+
+
+def _cipher(given: s.Secret | None, key_file: KeyFile | None) -> Cipher:
+    if key_file is not None:
+        return Cipher(*key_file.keys(), reread=key_file.keys)
+    return Cipher(parse_key(given.reveal() if given else ""))
+
+
+def data_folder(settings: s.Settings) -> Path:
+    folder: Path = settings[s.APP_DATA]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
+    return folder
