@@ -138,7 +138,7 @@ class Trial:
         self._upstream.next(*[_answer] * 10_000)
         await self._gateway.provider("fake", self._upstream.base_url)
         await self._gateway.call("POST", "/api/CreateApiKey", {"name": "test", "key": KEY})
-        proof = app._ring.proof(ADMINISTRATOR)
+        proof = app._ring.credential(ADMINISTRATOR)
         session = await app._data.sessions.open(0, proof, "test", remember=False)
         callers = (
             Caller("administrator", f"Authorization: Bearer {SECRET}"),

@@ -90,8 +90,7 @@ def say_hello(child: subprocess.Popen[bytes], key: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Generator[Llama]:
     """A llama.cpp of random weights, served by the child that the gateway itself uses."""
-    if not native_package_installed():
-        pytest.skip("the extra `local` is not installed")
+    assert native_package_installed(), "the tests need the extra `local`; make test installs it"
     folder = tmp_path_factory.mktemp("llama")
     model = write_tiny_gguf(folder / "tiny.gguf")
     key = secrets.token_urlsafe(16)

@@ -343,8 +343,7 @@ async def test_examples_work_as_they_stand(
     examples: dict[str, str], server: RunningServer, example: str, command: list[str]
 ):
     needed = "curl" if example == "curl" else command[0]
-    if shutil.which(needed) is None:
-        pytest.skip(f"{needed} is not installed")
+    assert shutil.which(needed), f"the examples need {needed}; scripts/system.sh installs curl"
     process = await asyncio.create_subprocess_exec(
         *command,
         examples[f"code-{example}"],

@@ -88,8 +88,8 @@ class KeyRing:
             return ADMINISTRATOR
         raise Unauthenticated("Invalid API Key")
 
-    def proof(self, caller: Caller) -> bytes:
-        """What a session of this caller rests on; it changes with the key or the secret."""
+    def credential(self, caller: Caller) -> bytes:
+        """The hash that this caller is known by; it changes with the key or the secret."""
         if caller.key_id == 0:
             return self._admin[1] if self._admin else b""
         entry = self._by_id.get(caller.key_id or 0)
@@ -101,7 +101,7 @@ class KeyRing:
             return ANYONE
         entry = self._by_id.get(session.key_id)
         caller = ADMINISTRATOR if session.key_id == 0 else entry.caller if entry else ANYONE
-        if not caller.known or not hmac.compare_digest(session.proof, self.proof(caller)):
+        if not caller.known or not session.rests_on(token, self.credential(caller)):
             return ANYONE
         if entry is not None:
             try:

@@ -49,7 +49,7 @@ class SignIn:
         remember = bool(request.remember_me)
         name = request.user_name or caller.user_name or caller.name
         token = await self._sessions.open(
-            caller.key_id or 0, self._ring.proof(caller), name, remember=remember
+            caller.key_id or 0, self._ring.credential(caller), name, remember=remember
         )
         lasts = int((REMEMBERED if remember else SHORT).total_seconds())
         cookies = (

@@ -1,6 +1,7 @@
 """Sessions: who signed in with a key acts with that key's rights until it ends."""
 
 import hashlib
+import hmac
 from datetime import datetime, timedelta
 
 import msgspec
@@ -19,7 +20,7 @@ _COLUMNS = "hash, key_id, proof, name, created, expires"
 
 
 class Session(msgspec.Struct, frozen=True):
-    """`proof` is what the key or secret hashed to: when that changes, the session is over."""
+    """`proof` binds the token to its key or secret: when that changes, the session is over."""
 
     hash: bytes
     key_id: int
@@ -27,6 +28,10 @@ class Session(msgspec.Struct, frozen=True):
     name: str
     created: datetime
     expires: datetime
+
+    def rests_on(self, token: str, credential: bytes) -> bool:
+        """Whether this is still the hash of the key or secret that signed in."""
+        return hmac.compare_digest(self.proof, _bound(token, credential))
 
 
 class Sessions:
@@ -53,10 +58,11 @@ class Sessions:
             return None
         return session
 
-    async def open(self, key_id: int, proof: bytes, name: str, *, remember: bool) -> str:
+    async def open(self, key_id: int, credential: bytes, name: str, *, remember: bool) -> str:
         """The token of a new session; the only time that it is seen."""
         token, now = random_hex(20), self._clock.now()
         expires = now + (REMEMBERED if remember else SHORT)
+        proof = _bound(token, credential)
         row = (_hash(token), key_id, proof, name[:200], iso(now), iso(expires))
 
         def write(connection: Connection) -> None:
@@ -87,6 +93,11 @@ class Sessions:
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def _bound(token: str, credential: bytes) -> bytes:
+    # With the token, which is kept nowhere: a stolen table says nothing about the secret.
+    return hmac.digest(token.encode(), credential, "sha256")
 
 
 def _changed(connection: Connection) -> None:

@@ -12,6 +12,11 @@ from fakes.upstream import FakeUpstream, Slow, closed_port, error_in_stream, scr
 from gateway import TestGateway, running
 
 CHAT = "/v1/chat/completions"
+LONG_STREAM = {
+    "model": "fake-model",
+    "stream": True,
+    "messages": [{"role": "user", "content": "x" * 50}],
+}
 
 
 @pytest.fixture
@@ -235,12 +240,7 @@ async def test_first_token_comes_before_the_last(
     slow = Slow()
     upstream.next(slow)
     slow.release(2)
-    body = {
-        "model": "fake-model",
-        "stream": True,
-        "messages": [{"role": "user", "content": "x" * 50}],
-    }
-    async with await serving.open("POST", CHAT, body) as response:
+    async with await serving.open("POST", CHAT, LONG_STREAM) as response:
         assert b"data: " in await anext(aiter(response))
         assert in_flight(serving) == 1
         slow.release(100)
@@ -254,12 +254,7 @@ async def test_caller_that_leaves_a_stream_frees_the_upstream(
     slow = Slow()
     upstream.next(slow)
     slow.release(2)
-    body = {
-        "model": "fake-model",
-        "stream": True,
-        "messages": [{"role": "user", "content": "x" * 50}],
-    }
-    async with await serving.open("POST", CHAT, body) as response:
+    async with await serving.open("POST", CHAT, LONG_STREAM) as response:
         await anext(aiter(response))
         response.close()
     await asyncio.wait_for(upstream.cancelled.reach(), 5)
@@ -327,12 +322,7 @@ async def test_busy_provider_is_a_clear_429(hasty: TestGateway, upstream: FakeUp
     slow = Slow()
     upstream.next(slow)
     slow.release(2)
-    body = {
-        "model": "fake-model",
-        "stream": True,
-        "messages": [{"role": "user", "content": "x" * 50}],
-    }
-    async with await hasty.open("POST", CHAT, body) as response:
+    async with await hasty.open("POST", CHAT, LONG_STREAM) as response:
         await anext(aiter(response))
         reply = await hasty.chat()
         assert (reply.status, reply.headers["retry-after"]) == (429, "5")

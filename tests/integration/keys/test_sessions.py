@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiserver.contract.caller import ADMINISTRATOR
 from aiserver.contract.errors import TooBusy
 from aiserver.keys import sessions as sessions_module
 from aiserver.keys.sessions import REMEMBERED, Sessions
@@ -180,6 +181,14 @@ async def test_token_is_stored_nowhere(gateway: TestGateway) -> None:
     token = cookies_of(await sign_in(gateway, SECRET))["ss-id"]
     files = [path.read_bytes() for path in gateway.data.iterdir() if path.is_file()]
     assert not any(token.encode() in content for content in files)
+
+
+async def test_proof_does_not_give_the_secret_away(gateway: TestGateway) -> None:
+    await sign_in(gateway, SECRET)
+    await sign_in(gateway, SECRET)
+    first, second = gateway.app._data.database.read("SELECT proof FROM sessions")
+    known_by = gateway.app._ring.credential(ADMINISTRATOR)
+    assert len({first[0], second[0], known_by}) == 3
 
 
 async def test_guessing_is_slowed_down(gateway: TestGateway) -> None:
