@@ -1,83 +1,91 @@
-"""Starts the servers of a benchmark, each on its own core, and reads what they spent."""
+"""Starts the processes of a benchmark, each on its own core, and reads what they spent."""
 
-import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 GATEWAY_CORE, LOAD_CORE = "0", "1"
-UPSTREAM_PORT, PEER_PORT, GATEWAY_PORT = 18091, 18092, 18093
-SECRET = "benchmark-secret-0123456789"
-_TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
-
-_ANSWER = json.dumps(
-    {
-        "id": "chatcmpl-bench",
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": "bench-model",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "x" * 430},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 100, "total_tokens": 200},
-    }
-)
-
-_UPSTREAM = """
-worker_processes 1; daemon off; error_log /dev/null; pid upstream.pid;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 100000000;
-  server {{
-    listen 127.0.0.1:{port} backlog=1024;
-    default_type application/json;
-    location / {{ return 200 '{answer}'; }}
-  }}
-}}
-"""
-
-_PEER = """
-worker_processes 1; daemon off; error_log /dev/null; pid peer.pid;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 100000000;
-  upstream models {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 100000000; }}
-  server {{
-    listen 127.0.0.1:{port} backlog=1024;
-    location / {{ proxy_pass http://models; proxy_http_version 1.1; proxy_set_header Connection ""; }}
-  }}
-}}
-"""
+SOURCES = Path(__file__).parent / "c"
+_TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "gcc": "gcc"}
 
 
+@dataclass(frozen=True)
 class Server:
-    """One server of the benchmark, pinned to a core."""
+    """One server, pinned to a core. `slow` ones get a load that they can carry."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], url: str) -> None:
-        self.name = name
-        self.process = process
-        self.url = url
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    key: str = "none"
+    slow: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def spent(self) -> float:
         """Microseconds of CPU, user and system, of the process and its children."""
         return sum(_spent(pid) for pid in _family(self.process.pid))
 
+    def resident(self) -> int:
+        """Bytes of memory of the process and its children."""
+        return sum(_resident(pid) for pid in _family(self.process.pid))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start(
+    command: list[str | Path],
+    *,
+    core: str,
+    log: Path,
+    environment: dict[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """What it prints goes to `log`."""
+    pinned = ["taskset", "-c", core, *command]
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            pinned, env={**os.environ, **(environment or {})}, stdout=out, stderr=out
+        )
+
+
+def wait_for(server: Server, path: str, log: Path, *, seconds: float = 20) -> Server:
+    """The server, once it answers."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(server.url + path, timeout=1).close()
+            return server
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            if time.monotonic() > deadline or server.process.poll() is not None:
+                said = log.read_text(errors="replace")[-2000:]
+                server.stop()
+                sys.exit(f"{server.name} does not answer on {server.url}{path}.\n{said}")
+            time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
 
 def install() -> None:
-    """The peer and the load generator, from the distribution."""
-    missing = [p for p, c in (("nginx-light", "nginx"), ("wrk", "wrk")) if not shutil.which(c)]
+    """The proxy, the load generator and the compiler, from the distribution."""
+    missing = [package for tool, package in _TOOLS.items() if not shutil.which(tool)]
     if not missing:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -86,74 +94,28 @@ def install() -> None:
     subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True)
 
 
-@contextmanager
-def servers(folder: Path) -> Generator[tuple[Server, Server]]:
-    """(peer, gateway), both in front of the same upstream."""
-    started: list[Server] = []
-    try:
-        config = _UPSTREAM.format(port=UPSTREAM_PORT, answer=_ANSWER)
-        started.append(_nginx(folder, "upstream", config, UPSTREAM_PORT, LOAD_CORE))
-        config = _PEER.format(port=PEER_PORT, upstream=UPSTREAM_PORT)
-        started.append(_nginx(folder, "peer", config, PEER_PORT, GATEWAY_CORE))
-        started.append(_gateway(folder))
-        yield started[1], started[2]
-    finally:
-        for server in started:
-            server.process.terminate()
-            server.process.wait()
-
-
-def _nginx(folder: Path, name: str, config: str, port: int, core: str) -> Server:
-    (folder / f"{name}.conf").write_text(config)
-    command = ["taskset", "-c", core, "nginx", "-p", str(folder), "-c", f"{name}.conf"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    server = Server(name, process, f"http://127.0.0.1:{port}")
-    _wait_for(f"{server.url}/v1/chat/completions")
-    return server
-
-
-def _gateway(folder: Path) -> Server:
-    command = ["taskset", "-c", GATEWAY_CORE, str(Path(sys.executable).with_name("ai-server"))]
-    command += ["serve", "--port", str(GATEWAY_PORT), "--data", str(folder / "data")]
-    environment = {**os.environ, "AUTH_SECRET": SECRET, "LOCAL_MODELS": "false"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    server = Server("gateway", process, f"http://127.0.0.1:{GATEWAY_PORT}")
-    _wait_for(f"{server.url}/health/ready")
-    models = [{"model": "bench-model"}]
-    provider = {"name": "bench", "aiTypeId": "Custom", "models": models}
-    provider["apiBaseUrl"] = f"http://127.0.0.1:{UPSTREAM_PORT}"
-    _post(f"{server.url}/api/CreateAiProvider", provider)
-    return server
-
-
-def new_key(server: Server) -> str:
-    return _post(f"{server.url}/api/AdminCreateApiKey", {"name": "bench"})["result"]
-
-
-def _post(url: str, body: Any) -> Any:
-    headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read())
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                sys.exit(f"{url} does not answer.")
-            time.sleep(0.05)
+def compiled(folder: Path) -> None:
+    """Puts the programs `load` and `upstream` there."""
+    for name in ("load", "upstream"):
+        source, warnings = SOURCES / f"{name}.c", ["-Wall", "-Wno-missing-field-initializers"]
+        command = ["gcc", "-O2", *warnings, "-o", str(folder / name), str(source)]
+        subprocess.run(command, check=True)
 
 
 def _family(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
     return [pid, *(each for child in children for each in _family(int(child)))]
 
 
 def _spent(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK
+    # The CPU clock of another process, as clock_getcpuclockid makes it: /proc counts in ticks of
+    # 10 ms and forgets nothing either, but a short round would be a handful of them.
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1000
+
+
+def _resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

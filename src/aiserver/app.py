@@ -3,16 +3,22 @@
 import gc
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvloop
 
 from aiserver import settings as s
 from aiserver.chat import operations as chat_operations
+from aiserver.chat.adapters.adapter import Adapter
+from aiserver.chat.adapters.anthropic import AnthropicAdapter
+from aiserver.chat.adapters.google import GoogleAdapter
+from aiserver.chat.adapters.ollama import OllamaAdapter
 from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.failures import Failure
 from aiserver.chat.handlers import ChatHandlers
-from aiserver.contract.errors import Unavailable
-from aiserver.contract.operation import declared_in
+from aiserver.chat.parameters import Parameters
+from aiserver.chat.relay import Relay
+from aiserver.chat.upstreams import Upstreams
+from aiserver.contract.operation import declared_in, operation_of
 from aiserver.contract.registry import Registry
 from aiserver.data import Data, data_folder, open_data
 from aiserver.dispatch import Dispatch
@@ -20,7 +26,9 @@ from aiserver.doors.body import BodyReader, Sizes
 from aiserver.doors.cors import Cors
 from aiserver.doors.gateway import Gateway
 from aiserver.doors.health import Health
-from aiserver.doors.server import Config, Lifecycle, Limits, Server
+from aiserver.doors.lane import Lane
+from aiserver.doors.server import Config, Limits
+from aiserver.doors.serving import Lifecycle, Server
 from aiserver.doors.web import Web
 from aiserver.jobs import operations as job_operations
 from aiserver.jobs.handlers import CallbackSink
@@ -43,11 +51,11 @@ from aiserver.providers.discovery import Discovery
 from aiserver.providers.endpoints import Endpoints
 from aiserver.providers.environment import reconcile
 from aiserver.providers.handlers import ProviderHandlers
-from aiserver.providers.local.engine import EngineState, EngineUnavailable, LocalEngine
-from aiserver.providers.local.weights import WEIGHTS
+from aiserver.providers.local.embedded import Embedded
 from aiserver.providers.models import Catalogue
 from aiserver.providers.pool import ProviderPool
-from aiserver.providers.store import EMBEDDED, Provider
+from aiserver.providers.store import Provider
+from aiserver.settlement import Settlement
 
 _OPERATIONS = (
     key_operations,
@@ -58,18 +66,8 @@ _OPERATIONS = (
 )
 _WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
-_RECHECK_SECONDS = 2.0
-_ENGINE_SECONDS = 60.0
 _COLLECT_AFTER = 10_000
 
-# What anyone may read: the log has the reason, which may name a folder.
-_ADVICE = {
-    EngineState.ABSENT: "The embedded model is not on this machine yet; the administrator can "
-    "fetch it with `ai-server models pull`.",
-    EngineState.UNSUPPORTED: "The embedded engine is not installed; install ai-server with its "
-    "extra `local`.",
-    EngineState.FAILED: "The embedded engine keeps failing; the server's log says why.",
-}
 _log = log.get("app")
 
 
@@ -104,25 +102,45 @@ class App:
         )
         self._catalogue = Catalogue(settings[s.APP_DATA] / "overrides")
         self._pool = ProviderPool(data.providers, self._catalogue.qualified)
-        self._upstreams = UpstreamPool()
-        self._engine = self._embedded() if settings[s.LOCAL_MODELS] else None
-        self._engine_state: EngineState | None = None
+        self._connections = UpstreamPool()
+        self._embedded = Embedded.of(data.weights, on=settings[s.LOCAL_MODELS])
         self._endpoints = Endpoints(
-            data.providers, _texts(settings), self._engine_address, redact.learn
+            data.providers, _texts(settings), self._embedded.address, redact.learn
         )
-        self._adapter = OpenAiAdapter(self._upstreams, self._timeouts())
+        adapters: dict[str, Adapter] = {
+            "openai": OpenAiAdapter(),
+            "anthropic": AnthropicAdapter(),
+            "google": GoogleAdapter(),
+            "ollama": OllamaAdapter(),
+        }
+        self._upstreams = Upstreams(self._connections, adapters)
         self._discovery = Discovery(self._pool, self._list_models)
+        self._parameters = Parameters()
+        self._relay = Relay(
+            self._pool,
+            self._endpoints,
+            self._upstreams,
+            self._parameters,
+            timeouts=self._timeouts(),
+            wait=settings[s.PROVIDER_WAIT],
+        )
         registry = self._registry(clock)
+        self.settlement = settlement = self._settlement()
+        dispatch = Dispatch(
+            registry, self._ring, settlement, public_catalogue=settings[s.PUBLIC_CATALOGUE]
+        )
+        reader = BodyReader(
+            Sizes(settings[s.MAX_BODY], settings[s.MAX_UPLOAD], settings[s.MAX_BUFFERED])
+        )
+        self._lane = self._hot_lane(dispatch, settlement, reader)
         self.gateway = Gateway(
             registry=registry,
-            dispatch=Dispatch(registry, self._ring, public_catalogue=settings[s.PUBLIC_CATALOGUE]),
-            reader=BodyReader(
-                Sizes(settings[s.MAX_BODY], settings[s.MAX_UPLOAD], settings[s.MAX_BUFFERED])
-            ),
+            dispatch=dispatch,
+            reader=reader,
             lifecycle=self.lifecycle,
             pages={
                 **Web().pages(),
-                **Health(self.lifecycle, self._problems, self._local_state).pages(),
+                **Health(self.lifecycle, self._problems, self._embedded.shown).pages(),
             },
             cors=Cors(settings.get(s.CORS_ORIGINS) or ()),
             secret_in_query=settings[s.AUTH_SECRET_IN_QUERY],
@@ -144,12 +162,11 @@ class App:
 
     async def start(self) -> None:
         """Takes over what the store holds and begins the work beside the calls."""
-        embedded = WEIGHTS[0].id if self._engine else None
-        await reconcile(self._data.providers, _texts(self._settings), embedded_model=embedded)
+        await reconcile(
+            self._data.providers, _texts(self._settings), embedded_model=self._embedded.model
+        )
         await self._watch()
-        if self._engine is not None:
-            await self._engine.start()
-            self._background.every(_RECHECK_SECONDS, "embedded engine", self._recheck_engine)
+        await self._embedded.start(self._background.every)
         self._background.every(_WATCH_SECONDS, "changes", self._watch)
         self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
         self._background.run("discovery", self._discovery.run)
@@ -158,9 +175,8 @@ class App:
         """Ends what `start` began."""
         await self._background.stop()
         await self._keep_last_used()
-        if self._engine is not None:
-            await self._engine.stop()
-        await self._upstreams.aclose()
+        await self._embedded.stop()
+        await self._connections.aclose()
 
     async def _watch(self) -> None:
         """Takes over what any process changed in the store; without the store, goes on as is."""
@@ -191,6 +207,33 @@ class App:
         except StorageError as error:
             _log.warning("last_used_not_kept", problem=str(error))
 
+    def _settlement(self) -> Settlement:
+        class Nobody:
+            def add(self, *_: object) -> None: ...
+
+        return Settlement(
+            cost_of=lambda *_: None, ledger=Nobody(), record=lambda _: None, count=lambda _: None
+        )
+
+    def _hot_lane(
+        self, dispatch: Dispatch, settlement: Settlement, reader: BodyReader
+    ) -> Lane | None:
+        if self._settings[s.HOT_LANE] == "off":
+            return None
+        return Lane(
+            operation=operation_of(chat_operations.OpenAiChatCompletion),
+            dispatch=dispatch,
+            pool=self._pool,
+            endpoints=self._endpoints,
+            connections=self._connections,
+            parameters=self._parameters,
+            timeouts=self._timeouts(),
+            settlement=settlement,
+            bodies=reader,
+            lifecycle=self.lifecycle,
+            redact=self.redact,
+        )
+
     def _timeouts(self) -> Timeouts:
         settings = self._settings
         return Timeouts(
@@ -211,71 +254,30 @@ class App:
                 self._data.providers,
                 self._pool,
                 changed=self._discovery.providers_changed,
-                asleep=self._asleep,
+                asleep=self._embedded.asleep,
             ),
             CatalogueHandlers(
                 self._catalogue,
                 self._pool,
-                asleep=self._asleep,
+                asleep=self._embedded.asleep,
                 media=lambda: (),  # No media provider can be created yet.
                 reread=self._reread,
             ),
-            ChatHandlers(
-                self._pool, self._endpoints, self._adapter, wait=self._settings[s.PROVIDER_WAIT]
-            ),
+            ChatHandlers(self._relay),
         )
         registry = Registry({k: h for room in rooms for k, h in room.handlers().items()})
         registry.require(requests)
         return registry
 
-    def _embedded(self) -> LocalEngine:
-        engine_log = log.get("local")
-
-        def on_line(line: str) -> None:
-            engine_log.debug("engine_output", line=line)
-
-        return LocalEngine(self._data.weights, WEIGHTS[0], on_line=on_line)
-
-    async def _recheck_engine(self) -> None:
-        engine = self._engine
-        if engine is None:
-            return
-        status = engine.status
-        if status.state is not self._engine_state:
-            self._engine_state = status.state
-            said = _log.error if status.state is EngineState.FAILED else _log.info
-            said("embedded_model", state=status.state.value, reason=status.reason)
-        await engine.recheck()
-
-    def _asleep(self, provider: Provider) -> bool:
-        if provider.source != EMBEDDED or self._engine is None:
-            return False
-        return self._engine.status.state not in (EngineState.STARTING, EngineState.READY)
-
-    async def _engine_address(self) -> tuple[str, str]:
-        if self._engine is None:
-            raise Unavailable("The embedded model is switched off: LOCAL_MODELS=false.")
-        try:
-            endpoint = await self._engine.ready(_ENGINE_SECONDS)
-        except EngineUnavailable as error:
-            why = _ADVICE.get(self._engine.status.state) or str(error)
-            raise Unavailable(why, reason="local_model_unavailable") from error
-        return endpoint.url, endpoint.api_key
-
     async def _list_models(self, provider: Provider) -> list[str]:
         endpoint = await self._endpoints.of(provider)
-        return await self._adapter.list_models(endpoint, provider.name)
+        try:
+            return await self._upstreams.list_models(endpoint, provider.name)
+        except Failure as failure:
+            raise failure.error from failure
 
     def _problems(self) -> dict[str, str]:
         return {"storage": self._problem} if self._problem else {}
-
-    def _local_state(self) -> dict[str, Any]:
-        if self._engine is None:
-            return {"state": "off"}
-        status = self._engine.status
-        state = {"state": status.state.value, "model": status.model}
-        advice = _ADVICE.get(status.state)
-        return {**state, "reason": advice} if advice else state
 
     def http_config(self) -> Config:
         settings = self._settings
@@ -286,7 +288,7 @@ class App:
             keep_alive_seconds=settings[s.KEEP_ALIVE],
             grace_seconds=settings[s.SHUTDOWN_GRACE],
         )
-        return Config(self.gateway, limits)
+        return Config(self.gateway, limits, self._lane)
 
 
 def serve(

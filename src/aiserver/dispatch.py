@@ -1,5 +1,6 @@
-"""The one path of every call: admit, validate, run."""
+"""The one path of every call: admit, validate, run, settle."""
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,12 +10,15 @@ from aiserver.contract.autoquery import Query, as_pairs
 from aiserver.contract.binding import Binder
 from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, StorageUnavailable
-from aiserver.contract.operation import Answer, Call, Operation
+from aiserver.contract.operation import Answer, Call, EventStream, Operation
 from aiserver.contract.registry import Registry
+from aiserver.contract.trace import Trace
 from aiserver.contract.uploads import Upload, assign
 from aiserver.keys.access import Credentials, KeyRing, permit
 from aiserver.kit import log
 from aiserver.kit.db import StorageError
+from aiserver.kit.ids import CallIds
+from aiserver.settlement import Settlement
 
 _log = log.get("dispatch")
 
@@ -22,9 +26,18 @@ _log = log.get("dispatch")
 class Dispatch:
     """Knows rules, no protocol: doors bring calls here and print what comes back."""
 
-    def __init__(self, registry: Registry, ring: KeyRing, *, public_catalogue: bool = True) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        ring: KeyRing,
+        settlement: Settlement,
+        *,
+        public_catalogue: bool = True,
+    ) -> None:
         self._registry = registry
         self._ring = ring
+        self._settlement = settlement
+        self._ids = CallIds()
         self._public_catalogue = public_catalogue
         self._binders: dict[str, Binder[msgspec.Struct]] = {
             operation.name: Binder(operation.request) for operation in registry
@@ -36,33 +49,88 @@ class Dispatch:
         permit(caller, operation, public_catalogue=self._public_catalogue)
         return caller
 
-    async def run(
+    def begin(
         self,
         operation: Operation,
         caller: Caller,
         *,
         request_id: str,
+        address: str = "",
+        method: str = "",
+        path: str = "",
+    ) -> Trace:
+        """The trace of a call that was admitted; whoever begins one has it settled."""
+        now = time.time()
+        return Trace(
+            id=self._ids.next(int(now * 1000)),
+            at=now,
+            started=time.monotonic(),
+            operation=operation.name,
+            request_id=request_id,
+            key_id=caller.key_id,
+            address=address,
+            method=method,
+            path=path,
+        )
+
+    def lose(self, trace: Trace, error: ApiError) -> None:
+        """Settles a call that was begun and is refused before it could run."""
+        if trace.left is not None:
+            trace.left.drop()
+        if not trace.status:
+            self._settlement.failed(trace, error)
+
+    async def run(
+        self,
+        operation: Operation,
+        caller: Caller,
+        trace: Trace,
+        *,
         members: dict[str, Any],
         pairs: Iterable[tuple[str, str]] = (),
         reset: frozenset[str] = frozenset(),
-        address: str = "",
         session: str | None = None,
         files: Mapping[str, Upload] | None = None,
     ) -> Answer:
-        """The handler's answer. Raises only ApiError."""
-        given = tuple(pairs)
-        request = self._binders[operation.name].bind(members, given)
-        call = Call(
-            operation=operation,
-            caller=caller,
-            request_id=request_id,
-            members=members if operation.keeps_members else {},
-            reset=reset,
-            pairs=(*given, *as_pairs(members)) if issubclass(operation.request, Query) else (),
-            address=address,
-            session=session,
-            files=assign(operation.files, files or {}) if operation.files else {},
-        )
+        """The handler's answer, its call settled once it is over. Raises only ApiError."""
+        try:
+            given = tuple(pairs)
+            request = self._binders[operation.name].bind(members, given)
+            call = Call(
+                operation=operation,
+                caller=caller,
+                request_id=trace.request_id,
+                trace=trace,
+                members=members if operation.keeps_members else {},
+                reset=reset,
+                pairs=(*given, *as_pairs(members)) if issubclass(operation.request, Query) else (),
+                address=trace.address,
+                session=session,
+                files=assign(operation.files, files or {}) if operation.files else {},
+            )
+            answer = await self._answer(operation, request, call)
+        except ApiError as error:
+            self._settlement.failed(trace, error)
+            raise
+        except BaseException:
+            self._settlement.end(trace)
+            raise
+        if isinstance(answer, EventStream):
+            return self._settled_at_close(answer, trace)
+        trace.status = trace.status or 200
+        self._settlement.end(trace)
+        return answer
+
+    def _settled_at_close(self, stream: EventStream, trace: Trace) -> EventStream:
+        def close() -> None:
+            try:
+                stream.close()
+            finally:
+                self._settlement.end(trace)
+
+        return msgspec.structs.replace(stream, close=close)
+
+    async def _answer(self, operation: Operation, request: msgspec.Struct, call: Call) -> Answer:
         try:
             return await self._registry.handler(operation)(request, call)
         except ApiError:
@@ -72,7 +140,7 @@ class Dispatch:
             raise StorageUnavailable(retry_after=2) from error
         except Exception as error:
             # Where a call ends: the caller gets an id to quote, the log has the rest.
-            _log.exception("call_failed", operation=operation.name, request_id=request_id)
+            _log.exception("call_failed", operation=operation.name, request_id=call.request_id)
             raise ApiError(
-                f"The server failed; its log has the details under {request_id}."
+                f"The server failed; its log has the details under {call.request_id}."
             ) from error

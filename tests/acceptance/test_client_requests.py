@@ -440,7 +440,10 @@ async def fail(request: Fail, call: Call) -> None:
 def showing(gateway: TestGateway) -> TestGateway:
     registry = Registry({ShowForms: show_forms, Fail: fail})
     door = gateway.app.gateway
-    door._registry, door._dispatch = registry, Dispatch(registry, gateway.app._ring)
+    door._registry, door._dispatch = (
+        registry,
+        Dispatch(registry, gateway.app._ring, gateway.app.settlement),
+    )
     return gateway
 
 

@@ -65,6 +65,30 @@ class OpenAiChatResponse(Wire, kw_only=True, rename={"response_status": "respons
     response_status: ResponseStatus | None = None
 
 
+class OpenAiChat(Wire, kw_only=True, rename=None):
+    """A chat in OpenAI's form, inside another request."""
+
+    messages: list[OpenAiMessage]
+    model: str | None = None
+    frequency_penalty: Any = None
+    logit_bias: dict[str, Any] | None = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    n: Any = None
+    presence_penalty: Any = None
+    response_format: OpenAiResponseFormat | None = None
+    seed: Any = None
+    stop: Any = None
+    stream: bool | None = None
+    temperature: Any = None
+    top_p: Any = None
+    tools: list[OpenAiTools] | None = None
+    tool_choice: Any = None
+    user: str | int | None = None
+
+
 @operation(
     tag="AI",
     verbs=POST,
@@ -105,3 +129,23 @@ class OpenAiChatCompletion(Wire, kw_only=True, rename={"ref_id": "refId", "reply
     provider: str | dict[str, Any] | None = None
     tag: str | None = None
     reply_to: str | None = None
+
+
+@operation(
+    tag="AI Info",
+    verbs=POST,
+    access=Access.KEY,
+    returns=OpenAiChatResponse,
+    keeps_members=True,
+    ends_with_caller=True,
+)
+class ChatAiProvider(Wire, kw_only=True):
+    """Completes a chat at one provider, named by the caller; no other is asked.
+
+    `request` is a whole chat, `prompt` one message of a user.
+    """
+
+    provider: Annotated[str, Meta(min_length=1, max_length=100)]
+    model: Annotated[str, Meta(min_length=1, max_length=300)]
+    request: OpenAiChat | None = None
+    prompt: str | None = None

@@ -28,6 +28,11 @@ class EventSplitter:
             raise UpstreamFailed("The provider sent an event without an end.")
         return [event.lstrip(b"\n") for event in events if event.strip()]
 
+    @property
+    def empty(self) -> bool:
+        """Whether no part of an event waits for its end."""
+        return not self._rest
+
     def rest(self) -> bytes:
         """What came after the last blank line."""
         return self._rest.strip()
@@ -41,40 +46,7 @@ def data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class Chunk(msgspec.Struct):
-    """As much of a chunk as the gateway has to know."""
-
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    error: msgspec.Raw = msgspec.Raw(b"null")
-
-    @property
-    def failed(self) -> bool:
-        return bytes(self.error) != b"null"
-
-    @property
-    def finished(self) -> bool:
-        return any(choice.finish_reason for choice in self.choices or ())
-
-    @property
-    def only_usage(self) -> bool:
-        return not self.choices and bytes(self.usage) != b"null"
-
-
-_chunks = msgspec.json.Decoder(Chunk)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def read_chunk(data: bytes) -> Chunk:
-    """Raises UpstreamFailed for what is not a chunk."""
-    try:
-        return _chunks.decode(data)
-    except msgspec.MsgspecError as error:
-        raise UpstreamFailed("The provider sent an event that is not valid JSON.") from error
 
 
 def as_events(answer: bytes, *, with_usage: bool) -> list[bytes]:

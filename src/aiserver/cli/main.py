@@ -6,6 +6,7 @@ from aiserver import __version__
 from aiserver import settings as s
 from aiserver.cli import keys, models, providers
 from aiserver.cli.console import reported, say, show, table
+from aiserver.cli.doctor import doctor
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag, load
 from aiserver.cli.serve import serve, settings_help
 
@@ -23,6 +24,7 @@ app.add_typer(providers.commands, name="providers")
 app.add_typer(models.commands, name="models")
 app.add_typer(config_commands, name="config")
 app.command("serve", help=settings_help())(serve)
+app.command("doctor")(doctor)
 
 
 @app.command("version")

@@ -10,6 +10,7 @@ ApiError
 ├─ MethodNotAllowed 405
 ├─ RequestTimeout 408
 ├─ Conflict 409
+├─ Gone 410
 ├─ BodyTooLarge 413
 ├─ UnsupportedMedia 415
 ├─ TooBusy 429
@@ -142,6 +143,14 @@ class Conflict(ApiError):
     status = 409
     code = "Conflict"
     reason = "conflict"
+
+
+class Gone(ApiError):
+    """This is not needed any more and does nothing."""
+
+    status = 410
+    code = "Gone"
+    reason = "gone"
 
 
 class BodyTooLarge(ApiError):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from aiserver.contract.caller import Caller
+from aiserver.contract.trace import Trace
 from aiserver.contract.uploads import FileField
 
 GET = ("GET",)
@@ -60,12 +61,14 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One run of an operation: who asked, under which id, and the members as they were sent.
 
-    `pairs` are, for a query, all that was sent, as text: its conditions may bear any name.
+    `pairs` are, for a query, all that was sent, as text: its conditions may bear any name. `trace`
+    is what the history will say of this run.
     """
 
     operation: Operation
     caller: Caller
     request_id: str
+    trace: Trace
     members: dict[str, Any] = {}
     reset: frozenset[str] = frozenset()
     pairs: tuple[tuple[str, str], ...] = ()
@@ -103,14 +106,22 @@ class WithCookies(msgspec.Struct, frozen=True):
     cookies: tuple[Cookie, ...]
 
 
+class StreamForm(Enum):
+    """How the pieces of a stream are told apart: server-sent events, or a line of JSON each."""
+
+    SSE = "text/event-stream; charset=utf-8"
+    NDJSON = "application/x-ndjson; charset=utf-8"
+
+
 class EventStream(msgspec.Struct, frozen=True):
-    """An answer of server-sent events, each chunk holding whole events.
+    """An answer that comes in pieces, each holding whole events of `form`.
 
     `close` frees what the stream holds and is called once, however the stream ends.
     """
 
     events: AsyncGenerator[bytes]
     close: Callable[[], None]
+    form: StreamForm = StreamForm.SSE
 
 
 Answer = msgspec.Struct | JsonBytes | Content | EventStream | None

@@ -56,6 +56,10 @@ class BodyReader:
         self._sizes = sizes
         self.held = 0
 
+    def room_for(self, size: int) -> bool:
+        """Whether a body of so many bytes may be held in memory now."""
+        return size <= self._sizes.body and self.held + size <= self._sizes.buffered
+
     @asynccontextmanager
     async def read(
         self, headers: Headers, receive: Receive, *, files: bool = True

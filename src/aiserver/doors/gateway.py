@@ -19,6 +19,7 @@ from aiserver.contract.errors import (
 )
 from aiserver.contract.operation import Access, Answer, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
+from aiserver.contract.trace import Trace
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
 from aiserver.doors.cookies import guard, session_of
@@ -27,7 +28,7 @@ from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.problems import Dialect, body_of, both, open_ai, service_stack
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
 from aiserver.doors.routes import Found, find
-from aiserver.doors.server import Lifecycle
+from aiserver.doors.serving import Lifecycle
 from aiserver.keys.access import Credentials
 from aiserver.kit import log
 from aiserver.kit.ids import request_id
@@ -56,6 +57,9 @@ class Asked(msgspec.Struct, frozen=True):
     request_id: str
     address: str
     session: str | None
+    method: str
+    path: str
+    trace: Trace | None = None
 
 
 class Gateway:
@@ -84,7 +88,8 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        identity = request_id(headers.get("x-request-id"))
+        begun: Trace | None = scope.get("trace")
+        identity = begun.request_id if begun else request_id(headers.get("x-request-id"))
         reply = Reply(send, receive, [(b"X-Request-Id", identity.encode())])
         reply.headers.extend(self._cors.headers(headers))
         reply.gzip = _GZIP.search(headers.get("accept-encoding", "")) is not None
@@ -101,6 +106,8 @@ class Gateway:
         except ClientGone:
             return
         except ApiError as error:
+            if begun is not None:
+                self._dispatch.lose(begun, error)
             await self._fail(reply, error, dialect_of(path))
         except Exception:
             # The last line before the socket: whatever went wrong, the caller gets an answer.
@@ -120,11 +127,21 @@ class Gateway:
         # A form may hold the secret itself, so it is read before its sender is known.
         late = unnamed and credentials.any is None and _is_form(headers)
         caller = ANYONE if late else self._admit(found, credentials, scope["method"], headers)
-        if self._lifecycle.draining:
+        trace: Trace | None = scope.get("trace")
+        if self._lifecycle.draining and trace is None:
             raise Unavailable("The server is stopping; call again shortly.", retry_after=2)
         _shape(reply, found, headers)
         client = scope.get("client") or ("", 0)
-        asked = Asked(found, query, identity, client[0], credentials.session)
+        asked = Asked(
+            found=found,
+            query=query,
+            request_id=identity,
+            address=client[0],
+            session=credentials.session,
+            method=scope["method"],
+            path=scope["path"],
+            trace=trace,
+        )
         arriving = _body_of(scope["method"], receive)
         takes_files = bool(found.operation.files)
         async with self._reader.read(headers, arriving, files=takes_files) as body:
@@ -136,7 +153,7 @@ class Gateway:
                 return
             if body.batch is not None:
                 raise MalformedBody("The body must be a JSON object: {...}.")
-            running = self._run(asked, caller, body)
+            running = self._run(asked, caller, body, reply)
             ends = found.operation.ends_with_caller
             answer = await (unless_gone(running, receive) if ends else running)
         dialect = dialect_of(scope["path"])
@@ -160,24 +177,35 @@ class Gateway:
         reply.headers.append((b"Deprecation", _SECRET_IN_QUERY_SINCE))
         return Credentials(auth_secret=secret)
 
-    async def _run(self, asked: Asked, caller: Caller, body: Body) -> Answer:
+    async def _run(self, asked: Asked, caller: Caller, body: Body, reply: Reply) -> Answer:
         reset = frozenset(
             name
             for key, value in asked.query
             if key.lower() == "reset"
             for name in value.split(",")
         )
-        return await self._dispatch.run(
-            asked.found.operation,
+        operation = asked.found.operation
+        trace = asked.trace or self._dispatch.begin(
+            operation,
             caller,
             request_id=asked.request_id,
-            members=body.members,
-            pairs=[*asked.found.variables.items(), *body.pairs, *asked.query],
-            reset=reset,
             address=asked.address,
-            session=asked.session,
-            files=body.files,
+            method=asked.method,
+            path=asked.path,
         )
+        try:
+            return await self._dispatch.run(
+                operation,
+                caller,
+                trace,
+                members=body.members,
+                pairs=[*asked.found.variables.items(), *body.pairs, *asked.query],
+                reset=reset,
+                session=asked.session,
+                files=body.files,
+            )
+        finally:
+            reply.timed(trace)
 
     async def _batch(self, asked: Asked, caller: Caller, body: Body, reply: Reply) -> None:
         items = body.batch
@@ -188,7 +216,7 @@ class Gateway:
         answers: list[Any] = []
         for index, members in enumerate(items):
             try:
-                answer = await self._run(asked, caller, Body(members=members))
+                answer = await self._run(asked, caller, Body(members=members), reply)
                 if isinstance(answer, EventStream):
                     answer.close()
                     raise InvalidRequest("A request of a batch cannot be streamed.")

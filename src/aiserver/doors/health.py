@@ -7,7 +7,7 @@ import msgspec
 
 from aiserver.doors.gateway import Page, Scope
 from aiserver.doors.replies import Pairs, Send, send_json
-from aiserver.doors.server import Lifecycle
+from aiserver.doors.serving import Lifecycle
 
 Problems = Callable[[], dict[str, str]]
 

@@ -7,11 +7,20 @@ from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from aiserver.contract.errors import ApiError
-from aiserver.contract.operation import Answer, Content, EventStream, JsonBytes, WithCookies
+from aiserver.contract.operation import (
+    Answer,
+    Content,
+    EventStream,
+    JsonBytes,
+    StreamForm,
+    WithCookies,
+)
+from aiserver.contract.trace import Trace
 from aiserver.doors.body import ClientGone, Receive
 from aiserver.doors.cookies import set_cookie
 from aiserver.doors.encoding import Encode, to_json
 from aiserver.doors.problems import body_of
+from aiserver.doors.timing import server_timing
 
 T = TypeVar("T")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -19,12 +28,9 @@ Pairs = list[tuple[bytes, bytes]]
 Fail = Callable[[ApiError], dict[str, Any]]
 
 _JSON = (b"Content-Type", b"application/json; charset=utf-8")
+_TIMING = b"Server-Timing"
 _CSV = (b"Content-Type", b"text/csv; charset=utf-8")
-_EVENTS: Pairs = [
-    (b"Content-Type", b"text/event-stream; charset=utf-8"),
-    (b"Cache-Control", b"no-cache"),
-    (b"X-Accel-Buffering", b"no"),
-]
+_UNBUFFERED: Pairs = [(b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no")]
 # A file may come from outside: a browser must not run what is in it.
 _FILE: Pairs = [
     (b"X-Content-Type-Options", b"nosniff"),
@@ -44,6 +50,11 @@ class Reply:
         self.encode: Encode = to_json
         self.csv = False
         self.gzip = False
+
+    def timed(self, trace: Trace) -> None:
+        """Tells what the call took; of a batch, the last of its calls."""
+        self.headers = [pair for pair in self.headers if pair[0] != _TIMING]
+        self.headers.append((_TIMING, server_timing(trace)))
 
     async def answer(self, answer: Answer, fail: Fail) -> None:
         """`fail` prints an error that comes when a stream has begun."""
@@ -92,23 +103,29 @@ async def send_json(send: Send, status: int, headers: Pairs, body: bytes) -> Non
 async def _send_events(
     send: Send, receive: Receive, stream: EventStream, headers: Pairs, fail: Fail
 ) -> None:
-    try:
-        with suppress(ClientGone):
+    with suppress(ClientGone):
+        try:
             await unless_gone(_pump(send, stream, headers, fail), receive)
-    finally:
-        stream.close()
+        finally:
+            stream.close()
+        # Last of all, so that who has seen the end finds the slot free and the call settled.
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _pump(send: Send, stream: EventStream, headers: Pairs, fail: Fail) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *headers]})
+    about = [(b"Content-Type", stream.form.value.encode()), *_UNBUFFERED, *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": about})
     try:
         async with aclosing(stream.events) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
     except ApiError as error:
-        event = b"data: " + body_of(fail(error)) + b"\n\n"
+        event = _in_form(stream.form, body_of(fail(error)))
         await send({"type": "http.response.body", "body": event, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+
+
+def _in_form(form: StreamForm, problem: bytes) -> bytes:
+    return problem + b"\n" if form is StreamForm.NDJSON else b"data: " + problem + b"\n\n"
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:

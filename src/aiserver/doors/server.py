@@ -1,10 +1,7 @@
-"""The HTTP protocol: uvicorn's parser and loop, with our header names, bounds and way to stop."""
+"""The HTTP protocol: uvicorn's parser with our header names, our bounds and the hot lane."""
 
 import asyncio
-import socket
-import time
 import urllib.parse
-from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -17,14 +14,15 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from aiserver.contract.errors import ApiError, InvalidRequest, RequestTimeout, TooBusy
+from aiserver.contract.trace import Trace
+from aiserver.doors.deadline import Deadline
 from aiserver.doors.headers import canonical
+from aiserver.doors.lane import Lane, LaneCall
 from aiserver.doors.problems import body_of, both
-from aiserver.kit import log
 
 # A client that stops reading in the middle of its answer would hold its slot for ever.
 _STUCK_WRITE_SECONDS = 60.0
 _MOST_PIPELINED = 100
-_log = log.get("doors")
 
 
 class HeadersTooLarge(ApiError):
@@ -46,7 +44,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Config(uvicorn.Config):
-    def __init__(self, app: Any, limits: Limits) -> None:
+    """`lane` is None where every call takes the slow path."""
+
+    def __init__(self, app: Any, limits: Limits, lane: Lane | None = None) -> None:
         super().__init__(
             app,
             http=HttpProtocol,
@@ -61,6 +61,7 @@ class Config(uvicorn.Config):
         )
         self.gateway = app
         self.limits = limits
+        self.lane = lane
 
 
 class Cycle(RequestResponseCycle):
@@ -131,18 +132,28 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._refused = False
         self._heard = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        limits = self._limits
+        tick = min(limits.header_seconds, limits.body_seconds, limits.keep_alive_seconds)
+        self._deadline = Deadline(self.loop, tick)
         self._stuck: asyncio.TimerHandle | None = None
+        self._lane = self.config.lane
+        self._call: LaneCall | None = None
+        self._pieces: list[bytes] | None = None
+        self._lane_headers: dict[bytes, bytes] = {}
+        self.keep_alive = True
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._set_timer(None)
+        self._deadline.close()
         if self._stuck is not None:
             self._stuck.cancel()
+        if self._lane is not None and self._pieces:
+            self._lane.free(sum(map(len, self._pieces)))
+        if self._call is not None:
+            self._call.abandon()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         if self._refused:
             return
         if self._in_head:
@@ -178,6 +189,87 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._wait_for_body()
+        self.keep_alive = self.parser.should_keep_alive()
+        lane = self._lane
+        if lane is not None and self.url in lane.paths and self._free() and self._plain():
+            self._lane_headers = dict(self.headers)
+            if lane.takes(self._lane_headers):
+                self._pieces = []
+                return
+        self._hand_over()
+
+    def on_body(self, body: bytes) -> None:
+        if self._pieces is None:
+            super().on_body(body)
+        elif self._lane is not None:
+            self._lane.hold(self._pieces, body)
+
+    def on_message_complete(self) -> None:
+        self._deadline.clear()
+        pieces, self._pieces = self._pieces, None
+        if pieces is None or self._lane is None:
+            super().on_message_complete()
+            return
+        body = b"".join(pieces)
+        call = self._lane.serve(self, self._lane_headers, self.url, body)
+        if call is None:
+            self.lane_declined(body, None)
+        elif not call.done:
+            self._call = call
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            # Nothing more is read until those that wait are answered: reading has no other bound.
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.flow.resume_reading()
+            self._deadline.set(self._limits.keep_alive_seconds, self.transport.close)
+
+    def shutdown(self) -> None:
+        if self._call is not None:
+            self.keep_alive = False
+        else:
+            super().shutdown()
+
+    @property
+    def date(self) -> list[tuple[bytes, bytes]]:
+        """The headers that every answer of this second bears."""
+        return self.server_state.default_headers
+
+    def lane_done(self) -> None:
+        """The lane has written its whole answer."""
+        self._call = None
+        if self.keep_alive:
+            self.on_response_complete()
+        else:
+            self.transport.close()
+
+    def lane_declined(self, body: bytes, trace: Trace | None) -> None:
+        """The slow path takes this call on with its bytes, and with what is known of it."""
+        self._call = None
+        cycle = self._hand_over(trace)
+        cycle.body = bytearray(body)
+        cycle.more_body = False
+        cycle.message_event.set()
+
+    def _free(self) -> bool:
+        previous = cast("Cycle | None", self.cycle)
+        done = previous is None or previous.response_complete
+        return done and self._call is None and not self.pipeline
+
+    def _plain(self) -> bool:
+        return (
+            not self.expect_100_continue
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+        )
+
+    def _hand_over(self, trace: Trace | None = None) -> Cycle:
+        """Gives the request to the application, or has it wait for the one before."""
         scope = cast("dict[str, Any]", self.scope)
         http_version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
@@ -187,9 +279,12 @@ class HttpProtocol(HttpToolsProtocol):
         scope["raw_path"] = raw_path
         scope["path"] = urllib.parse.unquote(raw_path.decode("ascii"), errors="replace")
         scope["query_string"] = url.query or b""
-        previous = cast("Cycle | None", self.cycle)
+        scope["trace"] = trace
+        free = self._free()
+        if not free and len(self.pipeline) >= _MOST_PIPELINED:
+            raise TooBusy(f"At most {_MOST_PIPELINED} requests may wait on one connection.")
         app = self.config.gateway
-        self.cycle = Cycle(
+        self.cycle = cycle = Cycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -199,40 +294,29 @@ class HttpProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=http_version == "1.1" and self.parser.should_keep_alive(),
+            keep_alive=http_version == "1.1" and self.keep_alive,
             on_response=self.on_response_complete,
         )
-        if previous is None or previous.response_complete:
-            self._start_asgi_task(self.cycle, app)
+        if free:
+            self._start_asgi_task(cycle, app)
         else:
-            if len(self.pipeline) >= _MOST_PIPELINED:
-                self.cycle = previous
-                raise TooBusy(f"At most {_MOST_PIPELINED} requests may wait on one connection.")
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, app))
-
-    def on_message_complete(self) -> None:
-        self._set_timer(None)
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        if not self.pipeline or self.transport.is_closing():
-            super().on_response_complete()
-            return
-        # Nothing more is read until those that wait are answered: reading has no other bound.
-        self.server_state.total_requests += 1
-        cycle, app = self.pipeline.pop()
-        self._start_asgi_task(cycle, app)
+            self.pipeline.appendleft((cycle, app))
+        return cycle
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stuck = self.loop.call_later(_STUCK_WRITE_SECONDS, self.transport.abort)
+        if self._call is not None:
+            self._call.pause()
 
     def resume_writing(self) -> None:
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
         super().resume_writing()
+        if self._call is not None:
+            self._call.resume()
 
     def _count(self, size: int) -> None:
         self._size += size
@@ -247,17 +331,17 @@ class HttpProtocol(HttpToolsProtocol):
             self.data_received(rest)
 
     def _wait_for_head(self) -> None:
-        self._set_timer(self.loop.call_later(self._limits.header_seconds, self._too_slow))
+        self._deadline.set(self._limits.header_seconds, self._too_slow)
 
     def _wait_for_body(self) -> None:
-        self._set_timer(self.loop.call_later(self._limits.body_seconds, self._body_is_silent))
+        self._deadline.set(self._limits.body_seconds, self._body_is_silent)
 
     def _body_is_silent(self) -> None:
         left = self._heard + self._limits.body_seconds - self.loop.time()
         if self.flow.read_paused:
             left = self._limits.body_seconds
         if left > 0:
-            self._set_timer(self.loop.call_later(left, self._body_is_silent))
+            self._deadline.set(left, self._body_is_silent)
         else:
             self._too_slow()
 
@@ -267,15 +351,14 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._refuse(RequestTimeout())
 
-    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = timer
-
     def _refuse(self, error: ApiError | None) -> None:
         """Ends the connection; with an answer, unless another answer is on its way."""
         self._refused = True
-        self._set_timer(None)
+        self._deadline.clear()
+        if self._call is not None:
+            # The answer that is on its way goes out whole; then the connection closes.
+            self.keep_alive = False
+            return
         error = error or InvalidRequest(
             "This is not a valid HTTP request.", code="BadRequest", reason="malformed_request"
         )
@@ -292,45 +375,3 @@ class HttpProtocol(HttpToolsProtocol):
         head = b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
         self.transport.write(status + head % len(body) + body)
         self.transport.close()
-
-
-class Lifecycle:
-    """Whether the server takes new calls; doors and the health page look here."""
-
-    def __init__(self) -> None:
-        self.draining = False
-
-
-class Server(uvicorn.Server):
-    """Stops in two steps: not ready while running calls finish, then closed."""
-
-    def __init__(self, config: Config, lifecycle: Lifecycle, listening: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._lifecycle = lifecycle
-        self._listening = listening
-        self._grace = config.limits.grace_seconds
-        self._deadline = 0.0
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._listening()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        if self._lifecycle.draining:
-            self.should_exit = self.force_exit = True
-        else:
-            self.drain()
-
-    def drain(self) -> None:
-        """Takes no new calls; ends when the running ones are done or the grace time is over."""
-        self._lifecycle.draining = True
-        self._deadline = time.monotonic() + self._grace
-        running = len(self.server_state.tasks)
-        _log.info("stopping", running_calls=running, grace_seconds=self._grace)
-
-    async def on_tick(self, counter: int) -> bool:
-        if self._lifecycle.draining and (
-            not self.server_state.tasks or time.monotonic() > self._deadline
-        ):
-            self.should_exit = True
-        return await super().on_tick(counter)

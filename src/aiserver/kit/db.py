@@ -5,11 +5,12 @@ import queue
 import sqlite3 as stdlib_sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 if TYPE_CHECKING or sys.platform != "linux":
     sqlite3 = stdlib_sqlite3
@@ -25,6 +26,9 @@ OLDEST_SQLITE = (3, 51, 3)
 _BUSY_SECONDS = 2.0
 _QUEUE_BOUND = 10_000
 _BATCH_BOUND = 500
+# Each statement lets other threads run once; past 64 rows it gets no faster.
+_ROWS_A_STATEMENT = (64, 8, 1)
+_BROKEN_FILE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
 class StorageError(Exception):
@@ -228,3 +232,44 @@ IntegrityError = sqlite3.IntegrityError
 def connect_for_migration(path: Path) -> Any:
     """A plain connection of the same library: two SQLite libraries on one file corrupt it."""
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+
+
+DriverError = sqlite3.Error
+Raw = stdlib_sqlite3.Connection
+
+
+def open_file(path: Path, *, read_only: bool = False, synchronous: str = "NORMAL") -> Raw:
+    """A connection for one thread at a time; one that writes makes the file, in WAL mode.
+
+    Raises DriverError, StorageError or OSError.
+    """
+    if not read_only:
+        _prepare(path)
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_BUSY_SECONDS,
+    )
+    connection.execute(f"PRAGMA synchronous={synchronous}")
+    return connection
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether the file itself is no good, so that trying again is of no use."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN_FILE
+
+
+def in_blocks(head: str, rows: Sequence[Row], *, tail: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Few statements `{head} VALUES (?, ...), ... {tail}` for many rows of one width."""
+    start = 0
+    for count in _ROWS_A_STATEMENT:
+        block = f"({', '.join('?' * len(rows[0]))})" if rows else ""
+        sql = f"{head} VALUES {', '.join([block] * count)} {tail}"
+        while len(rows) - start >= count:
+            values: list[Any] = []
+            for row in rows[start : start + count]:
+                values += row
+            yield sql, values
+            start += count

@@ -8,7 +8,9 @@ import msgspec
 from aiserver.contract.responses import Wire
 
 _VERSION = re.compile(r"/v\d+(?:beta\d*)?$")
-_CHAT = "/chat/completions"
+_CHATS = ("/chat/completions", "/messages", "/chat", "/generate", "/models")
+# Ollama's own paths lie beside those of /v1, where its OpenAI-compatible twin answers.
+_NATIVE = "/api"
 
 
 class AiProviderType(Enum):
@@ -33,14 +35,20 @@ class AiType(Wire, kw_only=True):
 
 
 class ProviderType(msgspec.Struct, frozen=True, kw_only=True):
-    """`asks_usage`: a stream gives token counts only when `stream_options` ask for them.
+    """`dialect` names the adapter that speaks to it, `version` the path that its API starts with.
 
+    `asks_usage`: a stream gives token counts only when `stream_options` ask for them. `key_header`
+    takes the key instead of `Authorization: Bearer`; `headers` go along with every request.
     `variable` and `address` are the settings that make such a provider appear, as `name`.
     """
 
     wire: AiType
     name: str
+    dialect: str = "openai"
+    version: str = "/v1"
     asks_usage: bool = True
+    key_header: str | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     variable: str | None = None
     address: str | None = None
 
@@ -97,6 +105,36 @@ TYPES: tuple[ProviderType, ...] = (
     ),
     ProviderType(
         wire=AiType(
+            id="Anthropic",
+            provider=AiProviderType.AnthropicAiProvider,
+            website="https://www.anthropic.com",
+            api_base_url="https://api.anthropic.com",
+            api_models={},
+        ),
+        name="anthropic",
+        dialect="anthropic",
+        key_header="x-api-key",
+        headers=((b"anthropic-version", b"2023-06-01"),),
+        variable="ANTHROPIC_API_KEY",
+        address="ANTHROPIC_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
+            id="Google Cloud",
+            provider=AiProviderType.GoogleAiProvider,
+            website="https://ai.google.dev",
+            api_base_url="https://generativelanguage.googleapis.com",
+            api_models={},
+        ),
+        name="google",
+        dialect="google",
+        version="/v1beta",
+        key_header="x-goog-api-key",
+        variable="GOOGLE_API_KEY",
+        address="GOOGLE_BASE_URL",
+    ),
+    ProviderType(
+        wire=AiType(
             id="Ollama",
             provider=AiProviderType.OllamaAiProvider,
             website="https://ollama.com",
@@ -104,6 +142,8 @@ TYPES: tuple[ProviderType, ...] = (
             api_models={},
         ),
         name="ollama",
+        dialect="ollama",
+        version="/api",
         address="OLLAMA_BASE_URL",
     ),
     ProviderType(
@@ -138,12 +178,17 @@ def type_named(name: str) -> ProviderType | None:
     return next((t for t in TYPES if wanted in (t.wire.id.casefold(), t.name)), None)
 
 
-def api_root(base_url: str) -> str:
-    """What every OpenAI path of an upstream starts with.
+def api_root(base_url: str, version: str = "/v1") -> str:
+    """What every path of an upstream starts with; `version` is its dialect's own.
 
-    A base URL may end in the host, in a version such as /v1, or in /v1/chat/completions.
+    A base URL may end in the host, in a version such as /v1, or in the whole path of a chat.
     """
-    url = base_url.rstrip("/").removesuffix(_CHAT)
-    if url != base_url.rstrip("/") or _VERSION.search(url):
+    given = base_url.rstrip("/")
+    url = given
+    for path in _CHATS:
+        url = url.removesuffix(path)
+    if version == _NATIVE:
+        return f"{_VERSION.sub('', url).removesuffix(_NATIVE)}{_NATIVE}"
+    if url != given or _VERSION.search(url):
         return url
-    return f"{url}/v1"
+    return f"{url}{version}"

@@ -48,16 +48,21 @@ class Endpoints:
         kind = BY_ID[provider.ai_type_id]
         if provider.source == EMBEDDED:
             url, key = await self._embedded()
-            return Endpoint(api_root(url), _headers(provider, key), kind)
+            return Endpoint(api_root(url, kind.version), _headers(provider, key, kind), kind)
         known = self._known.get(provider.id)
         if known is not None and known[0] is provider:
             return known[1]
         key = self._key(provider, kind)
         base = provider.api_base_url or kind.wire.api_base_url
-        endpoint = Endpoint(api_root(base), _headers(provider, key), kind)
+        endpoint = Endpoint(api_root(base, kind.version), _headers(provider, key, kind), kind)
         # Until the provider is read again; opening its key for every call would cost more.
         self._known[provider.id] = (provider, endpoint)
         return endpoint
+
+    def known(self, provider: Provider) -> Endpoint | None:
+        """The endpoint of a provider that was asked before; never of the embedded one."""
+        known = self._known.get(provider.id)
+        return known[1] if known is not None and known[0] is provider else None
 
     def _key(self, provider: Provider, kind: ProviderType) -> str | None:
         if provider.source == ENVIRONMENT:
@@ -80,9 +85,11 @@ class Endpoints:
             ) from error
 
 
-def _headers(provider: Provider, key: str | None) -> tuple[tuple[bytes, bytes], ...]:
+def _headers(
+    provider: Provider, key: str | None, kind: ProviderType
+) -> tuple[tuple[bytes, bytes], ...]:
     if not key:
-        return ()
-    if provider.api_key_header:
-        return ((provider.api_key_header.encode("latin-1"), key.encode("latin-1")),)
-    return ((b"Authorization", b"Bearer " + key.encode("latin-1")),)
+        return kind.headers
+    if name := provider.api_key_header or kind.key_header:
+        return ((name.encode("latin-1"), key.encode("latin-1")), *kind.headers)
+    return ((b"Authorization", b"Bearer " + key.encode("latin-1")), *kind.headers)

@@ -69,7 +69,9 @@ class ProviderHandlers:
         return self._table.query(request, call.pairs)
 
     async def active(self, request: GetActiveProviders, call: Call) -> GetActiveProvidersResponse:
-        usable = [p for p in self._pool.providers() if p.enabled and p.offline is None]
+        usable = [
+            p for p in self._pool.providers() if p.enabled and self._pool.offline_since(p) is None
+        ]
         awake = [self._shown(p, call) for p in usable if not self._asleep(p)]
         return GetActiveProvidersResponse(results=awake)
 
@@ -143,8 +145,9 @@ class ProviderHandlers:
             heartbeat_url=provider.heartbeat_url if admin else None,
             concurrency=provider.concurrency,
             priority=provider.priority,
+            weight=provider.weight,
             enabled=provider.enabled,
-            offline_date=provider.offline,
+            offline_date=self._pool.offline_since(provider),
             created_date=provider.created,
             models=[by_name.get(n) or AiProviderModel(model=n) for n in names],
             ai_type_id=provider.ai_type_id,

@@ -15,6 +15,7 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
 Text = Annotated[str, Meta(max_length=2000)]
 Slots = Annotated[int, Meta(ge=0, le=100_000)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
+Weight = Annotated[int, Meta(ge=1, le=1000, description="Its part of the load beside others")]
 
 
 class AiProviderModel(Wire, kw_only=True):
@@ -35,6 +36,7 @@ class AiProvider(Wire, kw_only=True):
     heartbeat_url: str | None = None
     concurrency: int
     priority: int
+    weight: int = 1
     enabled: bool
     offline_date: datetime | None = None
     created_date: datetime
@@ -75,6 +77,7 @@ class CreateAiProvider(Wire, kw_only=True):
     task_paths: dict[str, str] | None = None
     concurrency: Slots | None = None
     priority: Priority | None = None
+    weight: Weight | None = None
     enabled: bool | None = None
     models: list[AiProviderModel] | None = None
     selected_models: list[ModelName] | None = None
@@ -95,6 +98,7 @@ class UpdateAiProvider(Wire, kw_only=True):
     task_paths: dict[str, str] | None = None
     concurrency: Slots | None = None
     priority: Priority | None = None
+    weight: Weight | None = None
     enabled: bool | None = None
     models: list[AiProviderModel] | None = None
     selected_models: list[ModelName] | None = None

@@ -16,7 +16,7 @@ ADMIN, ENVIRONMENT, EMBEDDED = "admin", "environment", "embedded"
 
 _COLUMNS = (
     "id, name, source, ai_type_id, api_base_url, api_key, api_key_var, api_key_header, "
-    "heartbeat_url, task_paths, concurrency, priority, enabled, offline, created, models"
+    "heartbeat_url, task_paths, concurrency, priority, weight, enabled, offline, created, models"
 )
 
 
@@ -39,6 +39,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     task_paths: dict[str, str] | None = None
     concurrency: int = 0
     priority: int = 0
+    weight: int = 1
     enabled: bool = True
     offline: datetime | None = None
     created: datetime

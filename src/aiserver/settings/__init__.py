@@ -93,6 +93,13 @@ AUTH_SECRET_IN_QUERY = Setting(
 PUBLIC_CATALOGUE = Setting(
     "PUBLIC_CATALOGUE", switch, "true", "Lists models and prompts to anyone; false wants a key."
 )
+METRICS_TOKEN = Setting(
+    "METRICS_TOKEN", secret, None, "Opens /metrics to a scraper that sends it as a Bearer token."
+)
+KEEP_PROMPTS = Setting("KEEP_PROMPTS", switch, "false", "Keeps prompts and answers in the history.")
+HISTORY_MONTHS = Setting(
+    "HISTORY_MONTHS", whole, "13", "Months of history that are kept; 0 keeps all."
+)
 CORS_ORIGINS = Setting(
     "CORS_ORIGINS", origins, None, "Browser origins that may call, as a comma list; * is any."
 )
@@ -123,6 +130,12 @@ PROVIDER_GAP = Setting(
 PROVIDER_TOTAL = Setting(
     "PROVIDER_TOTAL", seconds, "15m", "Longest time that one answer of a provider may take."
 )
+HOT_LANE = Setting(
+    "HOT_LANE",
+    one_of("auto", "off"),
+    "auto",
+    "Relays plain chats between two sockets; off serves everything on the slow path.",
+)
 LOG_LEVEL = Setting(
     "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "Least level that is logged."
 )
@@ -146,6 +159,12 @@ MISTRAL_API_KEY = Setting("MISTRAL_API_KEY", secret, None, "Adds the provider mi
 MISTRAL_BASE_URL = Setting("MISTRAL_BASE_URL", web_url, None, "Points mistral elsewhere.")
 GROQ_API_KEY = Setting("GROQ_API_KEY", secret, None, "Adds the provider groq.")
 GROQ_BASE_URL = Setting("GROQ_BASE_URL", web_url, None, "Points groq elsewhere.")
+ANTHROPIC_API_KEY = Setting("ANTHROPIC_API_KEY", secret, None, "Adds the provider anthropic.")
+ANTHROPIC_BASE_URL = Setting("ANTHROPIC_BASE_URL", web_url, None, "Points anthropic elsewhere.")
+GOOGLE_API_KEY = Setting(
+    "GOOGLE_API_KEY", secret, None, "Adds the provider google.", aliases=("GEMINI_API_KEY",)
+)
+GOOGLE_BASE_URL = Setting("GOOGLE_BASE_URL", web_url, None, "Points google elsewhere.")
 OLLAMA_BASE_URL = Setting(
     "OLLAMA_BASE_URL", web_url, None, "Adds the provider ollama.", aliases=("OLLAMA_HOST",)
 )
@@ -164,6 +183,9 @@ SETTINGS: tuple[Setting[Any], ...] = (
     MAX_HEADERS,
     AUTH_SECRET_IN_QUERY,
     PUBLIC_CATALOGUE,
+    METRICS_TOKEN,
+    KEEP_PROMPTS,
+    HISTORY_MONTHS,
     CORS_ORIGINS,
     HEADER_TIMEOUT,
     BODY_TIMEOUT,
@@ -174,6 +196,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     PROVIDER_FIRST_BYTE,
     PROVIDER_GAP,
     PROVIDER_TOTAL,
+    HOT_LANE,
     LOG_LEVEL,
     LOG_FORMAT,
     LOCAL_MODELS,
@@ -186,6 +209,10 @@ SETTINGS: tuple[Setting[Any], ...] = (
     MISTRAL_BASE_URL,
     GROQ_API_KEY,
     GROQ_BASE_URL,
+    ANTHROPIC_API_KEY,
+    ANTHROPIC_BASE_URL,
+    GOOGLE_API_KEY,
+    GOOGLE_BASE_URL,
     OLLAMA_BASE_URL,
 )
 

@@ -284,7 +284,7 @@ async def settled(gateway: TestGateway) -> None:
         ("reset", 502, "broke off"),
         ("reset-mid-body", 502, "broke off"),
         ("truncated", 502, "broke off"),
-        ("invalid-json", 502, "not JSON"),
+        ("invalid-json", 502, "cannot be read"),
         ("huge-error", 502, "failed with status 500"),
         ("redirect", 502, "redirects elsewhere"),
     ],
@@ -336,11 +336,11 @@ async def test_busy_provider_is_a_clear_429(hasty: TestGateway, upstream: FakeUp
         (400, {"error": {"message": "bad max_tokens", "code": "c", "param": "p"}}, 400, "bad max"),
         (404, {"error": {"message": "no such model"}}, 404, "no such model"),
         (413, {"error": "too long"}, 413, "too long"),
-        (422, {"detail": [{"loc": "x"}]}, 422, "loc"),
-        (429, {"error": {"message": "slow down"}}, 429, "slow down"),
+        (422, {"detail": [{"loc": ["body", "x"], "msg": "bad"}]}, 422, "bad"),
+        (429, {"error": {"message": "slow down"}}, 429, "limits how many calls"),
         (401, {"error": {"message": "Incorrect API key sk-operators-own"}}, 502, "credentials"),
         (403, {"error": {"message": "x"}}, 502, "credentials"),
-        (500, {"error": {"message": "boom"}}, 502, "boom"),
+        (500, {"error": {"message": "boom"}}, 502, "failed with status 500"),
         (503, "text", 502, "status 503"),
         (408, None, 504, "in time"),
     ],
@@ -384,7 +384,7 @@ async def test_error_before_the_first_token_is_an_ordinary_error(
     upstream.next(error_in_stream(after=0))
     reply = await serving.chat(stream=True)
     assert reply.status == 502
-    assert "the model fell over" in reply.problem()["message"]
+    assert "failed with status 500" in reply.problem()["message"]
     assert in_flight(serving) == 0
 
 
@@ -393,7 +393,7 @@ async def test_error_in_a_stream_ends_it_with_an_error(
 ) -> None:
     upstream.next(error_in_stream(after=2))
     events = (await serving.chat(stream=True)).events()
-    assert "the model fell over" in events[-1]["error"]["message"]
+    assert "failed with status 500" in events[-1]["error"]["message"]
     assert "[DONE]" not in events
     await settled(serving)
 
@@ -427,7 +427,7 @@ async def test_finished_stream_without_done_gets_one(
 async def test_invalid_event_ends_the_stream(serving: TestGateway, upstream: FakeUpstream) -> None:
     good = sse({"choices": [{"delta": {"content": "x"}}]})
     upstream.next(scripted([good, b"data: {broken\n\n"]))
-    assert "not valid JSON" in (await serving.chat(stream=True)).events()[-1]["error"]["message"]
+    assert "cannot be read" in (await serving.chat(stream=True)).events()[-1]["error"]["message"]
 
 
 async def test_key_limited_to_models_sees_and_uses_only_those(

@@ -50,7 +50,10 @@ async def paint(request: PaintImage, call: Call) -> PaintResponse:
 def painting(gateway: TestGateway) -> TestGateway:
     registry = Registry({PaintImage: paint})
     door = gateway.app.gateway
-    door._registry, door._dispatch = registry, Dispatch(registry, gateway.app._ring)
+    door._registry, door._dispatch = (
+        registry,
+        Dispatch(registry, gateway.app._ring, gateway.app.settlement),
+    )
     return gateway
 
 

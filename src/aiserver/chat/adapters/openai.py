@@ -1,35 +1,45 @@
-"""Speaks to upstreams in OpenAI's own form, which is most of them."""
+"""OpenAI's own dialect, which most upstreams speak: goes through as it came, read only in part."""
 
-from collections.abc import AsyncGenerator
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
 
-from aiserver import __version__
-from aiserver.chat.adapters.failures import mapped, refused
+from aiserver.chat.adapters.adapter import Answered, Chat, Outgoing
+from aiserver.chat.failures import ErrorAnswer, Failure, broken, in_stream
+from aiserver.chat.flavours import Flavour, adjusted, error_answer, flavour_of, usage_of
 from aiserver.chat.streaming import (
     DONE,
     EventSplitter,
-    as_events,
     data_of,
-    read_chunk,
     without_usage,
 )
 from aiserver.contract.errors import UpstreamFailed
-from aiserver.kit.upstream import Target, Timeouts, UpstreamError, UpstreamPool, UpstreamResponse
+from aiserver.contract.trace import Usage
 from aiserver.providers.endpoints import Endpoint
 
-MAX_ANSWER = 64 * 1024 * 1024
-_MAX_LISTING = 8 * 1024 * 1024
-_LISTING = Timeouts(connect=5, first_byte=15, gap=15, total=30)
-# Members that steer the gateway and mean nothing to an upstream.
-_OURS = ("refId", "tag", "replyTo")
+_NULL = b"null"
+_NOTHING = frozenset({b"null", b'""', b"[]", b"{}"})
+# What a piece of a stream must not hold to be passed on unread once the model speaks.
+_NOTABLE = (b'"usage"', b'"error"', b'finish_reason":"', b'finish_reason": "', b"[DONE]", b"\r")
 
 
 class _Answer(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(_NULL)
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, msgspec.Raw] | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = msgspec.Raw(_NULL)
+    x_groq: msgspec.Raw = msgspec.Raw(_NULL)
+    error: msgspec.Raw = msgspec.Raw(_NULL)
 
 
 class _Listed(msgspec.Struct):
@@ -40,173 +50,128 @@ class _Listing(msgspec.Struct):
     data: list[_Listed] = []
 
 
-def body_for(members: dict[str, Any], *, model: str, ask_usage: bool) -> bytes:
-    """What goes upstream: the caller's members, less the gateway's own."""
-    body = {name: value for name, value in members.items() if name not in _OURS}
-    body["model"] = model
-    if not isinstance(body.get("provider"), dict):
-        body.pop("provider", None)
-    response_format = body.get("response_format")
-    if isinstance(response_format, dict) and "response_format" in response_format:
-        body["response_format"] = _modern(cast("dict[str, Any]", response_format))
-    body["messages"] = [_without_empty_images(message) for message in body.get("messages") or ()]
-    if ask_usage:
-        options = cast("dict[str, Any]", body.get("stream_options") or {})
-        body["stream_options"] = {**options, "include_usage": True}
-    return msgspec.json.encode(body)
-
-
-def _without_empty_images(message: Any) -> Any:
-    # Typed clients fill this list by themselves; strict upstreams refuse a member unknown to them.
-    members = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
-    if "images" in members and not members["images"]:
-        return {name: value for name, value in members.items() if name != "images"}
-    return cast("Any", message)
-
-
-@lru_cache(maxsize=1024)
-def _target(url: str) -> Target:
-    return Target.parse(url)
-
-
-def _modern(response_format: dict[str, Any]) -> dict[str, Any]:
-    spelled = dict(response_format)
-    legacy = spelled.pop("response_format")
-    return {"type": legacy, **spelled}
+_answers = msgspec.json.Decoder(_Answer)
+_chunks = msgspec.json.Decoder(_Chunk)
+_listings = msgspec.json.Decoder(_Listing)
 
 
 class OpenAiAdapter:
-    """One for all upstreams of this form; the pool keeps their connections."""
+    """One for all upstreams of this dialect; how they differ is a row of `flavours`."""
 
-    def __init__(self, pool: UpstreamPool, timeouts: Timeouts) -> None:
-        self._pool = pool
-        self._timeouts = timeouts
+    def request(self, chat: Chat, endpoint: Endpoint, *, model: str, provider: str) -> Outgoing:
+        body = adjusted(chat.members, flavour_of(endpoint.type.wire.id))
+        if body is chat.members:
+            body = dict(body)
+        body["model"] = model
+        if chat.stream and endpoint.type.asks_usage and not chat.wants_usage:
+            options = cast("dict[str, Any]", body.get("stream_options") or {})
+            body["stream_options"] = {**options, "include_usage": True}
+        return Outgoing("/chat/completions", msgspec.json.encode(body))
 
-    async def complete(
-        self, endpoint: Endpoint, provider: str, body: bytes, request_id: str
-    ) -> bytes:
-        """The whole answer. Raises UpstreamRejected, UpstreamFailed or UpstreamTimedOut."""
+    def answer(self, body: bytes, chat: Chat, *, provider: str) -> Answered:
         try:
-            async with await self._send(endpoint, body, request_id) as response:
-                if response.status != 200:
-                    raise await refused(response, provider)
-                answer = await response.read(MAX_ANSWER)
-        except UpstreamError as error:
-            raise mapped(error, provider) from error
-        _check(answer, provider)
-        return answer
-
-    async def stream(
-        self, endpoint: Endpoint, provider: str, body: bytes, request_id: str
-    ) -> UpstreamResponse:
-        """The upstream's answer at its first byte, to be read with `events`."""
-        try:
-            response = await self._send(endpoint, body, request_id)
-        except UpstreamError as error:
-            raise mapped(error, provider) from error
-        try:
-            if response.status != 200:
-                raise await refused(response, provider)
-            return response
-        except UpstreamError as error:
-            response.close()
-            raise mapped(error, provider) from error
-        except BaseException:
-            response.close()
-            raise
-
-    async def list_models(self, endpoint: Endpoint, provider: str) -> list[str]:
-        """The ids that the upstream lists."""
-        target = Target.parse(f"{endpoint.root}/models")
-        try:
-            async with await self._pool.send(
-                target, method=b"GET", headers=endpoint.headers, timeouts=_LISTING
-            ) as response:
-                if response.status != 200:
-                    raise await refused(response, provider)
-                body = await response.read(_MAX_LISTING)
-        except UpstreamError as error:
-            raise mapped(error, provider) from error
-        try:
-            return [model.id for model in msgspec.json.decode(body, type=_Listing).data]
+            read = _answers.decode(body)
         except msgspec.MsgspecError as error:
-            raise UpstreamFailed(f"Provider {provider} lists models in no known form.") from error
+            raise broken(
+                provider, "sent an answer that cannot be read.", detail=str(error)
+            ) from None
+        if bytes(read.error) != _NULL:
+            raise in_stream(provider, error_answer(body, {}), lost=False)
+        if read.choices is None:
+            raise broken(provider, "sent an answer without choices.")
+        return Answered(body, usage_of(body))
 
-    async def _send(self, endpoint: Endpoint, body: bytes, request_id: str) -> UpstreamResponse:
-        headers = (
-            (b"Content-Type", b"application/json"),
-            (b"User-Agent", f"ai-server/{__version__}".encode()),
-            (b"X-Request-Id", request_id.encode()),
-            *endpoint.headers,
-        )
-        target = _target(f"{endpoint.root}/chat/completions")
-        return await self._pool.send(target, headers=headers, body=body, timeouts=self._timeouts)
+    def reader(self, chat: Chat, endpoint: Endpoint, *, provider: str) -> "OpenAiReader":
+        strip = endpoint.type.asks_usage and not chat.wants_usage
+        return OpenAiReader(provider, flavour_of(endpoint.type.wire.id), strip_usage=strip)
 
+    def error(self, body: bytes, headers: Mapping[bytes, bytes]) -> ErrorAnswer:
+        return error_answer(body, headers)
 
-async def events(
-    response: UpstreamResponse, provider: str, *, strip_usage: bool
-) -> AsyncGenerator[bytes]:
-    """The upstream's events for the caller; ends with [DONE] or raises.
+    def listing(self) -> str:
+        return "/models"
 
-    `strip_usage` takes out what only the gateway asked for.
-    """
-    splitter = EventSplitter()
-    finished = False
-    if response.headers.get(b"content-type", b"").startswith(b"application/json"):
-        for event in await _whole(response, provider, with_usage=not strip_usage):
-            yield event
-        return
-    try:
-        async for data in response:
-            for event in splitter.feed(data):
-                payload = data_of(event)
-                if payload is None:
-                    yield event + b"\n\n"
-                    continue
-                if payload == b"[DONE]":
-                    yield DONE
-                    return
-                chunk = read_chunk(payload)
-                if chunk.failed:
-                    raise _in_stream(bytes(chunk.error), provider)
-                finished = finished or chunk.finished
-                if not (strip_usage and b'"usage"' in payload):
-                    yield b"data: " + payload + b"\n\n"
-                elif not chunk.only_usage:
-                    yield b"data: " + without_usage(payload) + b"\n\n"
-    except UpstreamError as error:
-        raise mapped(error, provider) from error
-    if not finished or splitter.rest():
-        raise UpstreamFailed(f"Provider {provider} broke off its stream before the end.")
-    yield DONE
+    def models(self, body: bytes) -> list[str]:
+        return [model.id for model in _listings.decode(body).data]
 
 
-async def _whole(response: UpstreamResponse, provider: str, *, with_usage: bool) -> list[bytes]:
-    try:
-        answer = await response.read(MAX_ANSWER)
-    except UpstreamError as error:
-        raise mapped(error, provider) from error
-    _check(answer, provider)
-    try:
-        return as_events(answer, with_usage=with_usage)
-    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
-        raise UpstreamFailed(f"Provider {provider} sent choices of no known form.") from error
+class OpenAiReader:
+    """Passes a stream on; `strip_usage` takes out what only the gateway asked for."""
+
+    def __init__(self, provider: str, flavour: Flavour, *, strip_usage: bool) -> None:
+        self.begun = False
+        self.finished = False
+        self.usage: Usage | None = None
+        self.failure: Failure | None = None
+        self._provider = provider
+        self._flavour = flavour
+        self._strip = strip_usage
+        self._splitter = EventSplitter()
+        self._last_words = False
+
+    def feed(self, data: bytes) -> bytes:
+        if self.begun and self._splitter.empty and data.endswith(b"\n\n"):
+            if self._strip:
+                # Not within a text: there each quote stands behind a backslash.
+                data = data.replace(b',"usage":null', b"")
+            for mark in _NOTABLE:
+                if mark in data:
+                    break
+            else:
+                return data
+        return b"".join(self._events(data))
+
+    def end(self) -> bytes:
+        if self.finished or self.failure is not None:
+            return b""
+        if not self._last_words or self._splitter.rest():
+            self.failure = broken(self._provider, "broke off its stream before the end.")
+            return b""
+        self.finished = True
+        return DONE
+
+    def _events(self, data: bytes) -> list[bytes]:
+        given: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                given.append(self._event(event))
+                if self.finished or self.failure is not None:
+                    break
+        except (UpstreamFailed, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self.failure = broken(
+                self._provider, "sent a stream that cannot be read.", detail=str(error)
+            )
+        return given
+
+    def _event(self, event: bytes) -> bytes:
+        payload = data_of(event)
+        if payload is None:
+            return event + b"\n\n"
+        if payload == b"[DONE]":
+            self.finished = True
+            return DONE
+        chunk = _chunks.decode(payload)
+        if bytes(chunk.error) != _NULL:
+            answer = error_answer(payload, {})
+            self.failure = in_stream(self._provider, answer, lost=self.begun)
+            return b""
+        has_usage = bytes(chunk.usage) != _NULL
+        if has_usage or bytes(chunk.x_groq) != _NULL:
+            self.usage = usage_of(payload) or self.usage
+        for choice in chunk.choices or ():
+            if choice.finish_reason:
+                self._last_words = self.begun = True
+            if not self.begun and (choice.text or _says(choice.delta)):
+                self.begun = True
+        if self._strip and b'"usage"' in payload:
+            if has_usage and not chunk.choices:
+                return b""
+            payload = without_usage(payload)
+        return b"data: " + payload + b"\n\n"
 
 
-def _check(answer: bytes, provider: str) -> None:
-    try:
-        read = msgspec.json.decode(answer, type=_Answer)
-    except msgspec.MsgspecError as error:
-        raise UpstreamFailed(f"Provider {provider} sent an answer that is not JSON.") from error
-    if bytes(read.error) != b"null":
-        raise _in_stream(bytes(read.error), provider)
-    if read.choices is None:
-        raise UpstreamFailed(f"Provider {provider} sent an answer without choices.")
-
-
-def _in_stream(error: bytes, provider: str) -> UpstreamFailed:
-    from_upstream = msgspec.json.decode(error)
-    message = from_upstream if isinstance(from_upstream, str) else ""
-    if isinstance(from_upstream, dict):
-        message = str(cast("dict[str, Any]", from_upstream).get("message") or "")
-    return UpstreamFailed(f"Provider {provider} failed: {message[:2000] or 'no reason given'}")
+def _says(delta: dict[str, msgspec.Raw] | None) -> bool:
+    """Whether a delta holds anything of the model's, be it text, reasoning or a tool call."""
+    return any(
+        name != "role" and bytes(value) not in _NOTHING for name, value in (delta or {}).items()
+    )

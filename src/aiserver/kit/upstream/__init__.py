@@ -1,5 +1,6 @@
 """Chat's own HTTP/1.1 connections to upstreams: pooled, bounded in time and memory."""
 
+from aiserver.kit.upstream.connection import Connection
 from aiserver.kit.upstream.errors import (
     UpstreamError,
     UpstreamProtocolError,
@@ -10,9 +11,10 @@ from aiserver.kit.upstream.errors import (
 )
 from aiserver.kit.upstream.pool import UpstreamPool
 from aiserver.kit.upstream.response import UpstreamResponse
-from aiserver.kit.upstream.target import Target, Timeouts
+from aiserver.kit.upstream.target import Target, Timeouts, request_head
 
 __all__ = [
+    "Connection",
     "Target",
     "Timeouts",
     "UpstreamError",
@@ -23,4 +25,5 @@ __all__ = [
     "UpstreamResponse",
     "UpstreamTimeout",
     "UpstreamTruncated",
+    "request_head",
 ]

@@ -18,6 +18,21 @@ from aiserver.kit.upstream.target import Origin, Timeouts
 
 _HIGH_WATER = 256 * 1024
 _JOINED_BODY = 64 * 1024
+# A server that closed an idle connection says so at once; later it may have begun the work.
+_STALE_SECONDS = 0.3
+
+
+class Receiver(Protocol):
+    """Whoever takes an answer as it arrives; over 256 kB `buffered` pauses the upstream."""
+
+    status: int
+    buffered: int
+
+    def start(self, status: int, headers: dict[bytes, bytes]) -> None: ...
+
+    def feed(self, data: bytes) -> None: ...
+
+    def end(self, error: UpstreamError | None = None) -> None: ...
 
 
 class Pool(Protocol):
@@ -39,30 +54,58 @@ class Connection(asyncio.Protocol):
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._response: UpstreamResponse | None = None
+        self._response: Receiver | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def exchange(
         self, head: bytes, body: bytes, bodiless: bool, timeouts: Timeouts, ends: float
     ) -> UpstreamResponse:
+        """The answer at its first byte. Raises UpstreamError."""
+        response = UpstreamResponse(self)
+        self.begin(response, head, body, bodiless, timeouts, ends)
+        await response.until_started()
+        return response
+
+    def begin(
+        self,
+        receiver: Receiver,
+        head: bytes,
+        body: bytes,
+        bodiless: bool,
+        timeouts: Timeouts,
+        ends: float | None = None,
+    ) -> None:
+        """Sends a request; `receiver` is told what comes. Raises UpstreamReset when closed.
+
+        `ends` is when the answer must be complete, by the loop's clock.
+        """
         self.heard = self._keep = self._complete = self._paused = self._framed = False
         if self._transport.is_closing():
             raise UpstreamReset(sent=False)
-        self._response = response = UpstreamResponse(self)
+        self._response = receiver
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = self._unparsed = 0
         self._bodiless, self._gap = bodiless, timeouts.gap
         self._phase: Phase = "first-byte"
-        self.expect_by(self._loop.time() + timeouts.first_byte, ends)
+        self.asked_at = now = self._loop.time()
+        self.expect_by(now + timeouts.first_byte, now + timeouts.total if ends is None else ends)
         self._large = len(body) > _JOINED_BODY
-        self.asked_at = self._loop.time()
         if self._large:
             self._transport.write(head)
             self._transport.write(body)
         else:
             self._transport.write(head + body)
-        await response.until_started()
-        return response
+
+    def was_stale(self, error: UpstreamError) -> bool:
+        """Whether a kept connection was closed as idle before its server read the request."""
+        late = self._loop.time() > self.asked_at + _STALE_SECONDS
+        return isinstance(error, UpstreamReset) and not (self.heard or late)
+
+    def expect_end(self, seconds: float) -> None:
+        """The answer says no more: the connection is kept if its end comes in time."""
+        if self._response is not None:
+            until = self._loop.time() + seconds
+            self.expect_by(until, until)
 
     def resume(self) -> None:
         if self._paused:

@@ -15,8 +15,6 @@ from aiserver.kit.upstream.response import UpstreamResponse
 from aiserver.kit.upstream.target import Origin, Target, Timeouts, request_head
 
 _TIMEOUTS = Timeouts()
-# A server that closed an idle connection says so at once; later it may have begun the work.
-_STALE_SECONDS = 0.3
 
 
 class UpstreamPool:
@@ -28,7 +26,7 @@ class UpstreamPool:
     def __init__(
         self,
         *,
-        max_idle_per_origin: int = 64,
+        max_idle_per_origin: int = 256,
         idle_seconds: float = 55,
         max_header_bytes: int = 64 * 1024,
         tls: ssl.SSLContext | None = None,
@@ -68,15 +66,13 @@ class UpstreamPool:
         ends = asyncio.get_running_loop().time() + timeouts.total
         head = request_head(target, method, headers, len(body))
         request = (head, body, method == b"HEAD", timeouts, ends)
-        idle = self._idle.get(target.origin)
-        kept = idle.popitem()[0] if idle else None
+        kept = self.kept(target.origin)
         sent = False
         if kept is not None:
             try:
                 return await kept.exchange(*request)
             except UpstreamReset as error:
-                late = asyncio.get_running_loop().time() > kept.asked_at + _STALE_SECONDS
-                if kept.heard or late:
+                if not kept.was_stale(error):
                     raise
                 sent = error.sent
         try:
@@ -85,6 +81,11 @@ class UpstreamPool:
         except UpstreamError as error:
             error.sent = error.sent or sent
             raise
+
+    def kept(self, origin: Origin) -> Connection | None:
+        """An idle connection, which is the caller's to use or to fail from here on."""
+        idle = self._idle.get(origin)
+        return idle.popitem()[0] if idle else None
 
     async def aclose(self) -> None:
         self._closed = True

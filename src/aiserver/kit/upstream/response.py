@@ -5,11 +5,15 @@ from typing import Protocol, Self
 
 from aiserver.kit.upstream.errors import UpstreamError, UpstreamProtocolError, UpstreamReset
 
+_LAST_BYTES_SECONDS = 1.0
+
 
 class Source(Protocol):
     """The connection that an answer arrives on."""
 
     def resume(self) -> None: ...
+
+    def expect_end(self, seconds: float) -> None: ...
 
     def fail(self, error: UpstreamError) -> None: ...
 
@@ -28,6 +32,7 @@ class UpstreamResponse:
         self._error: UpstreamError | None = None
         self._pieces: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._ignored = False
 
     async def read(self, limit: int) -> bytes:
         pieces: list[bytes] = []
@@ -59,6 +64,14 @@ class UpstreamResponse:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    def let_go(self) -> None:
+        """Nothing more is wanted; the connection is kept if the answer ends within a second."""
+        if self._source is not None:
+            self._ignored = True
+            self._pieces.clear()
+            self._source.resume()
+            self._source.expect_end(_LAST_BYTES_SECONDS)
+
     def close(self) -> None:
         if self._source is not None:
             self._pieces.clear()
@@ -74,9 +87,10 @@ class UpstreamResponse:
         self._wake()
 
     def feed(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self.buffered += len(data)
-        self._wake()
+        if not self._ignored:
+            self._pieces.append(data)
+            self.buffered += len(data)
+            self._wake()
 
     def end(self, error: UpstreamError | None = None) -> None:
         self._source, self._error = None, error

@@ -1,0 +1,298 @@
+"""Runs one chat over the providers of its model, each asked once, until one of them answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from aiserver.chat.adapters.adapter import Adapter, Answered, Chat, Outgoing, StreamReader
+from aiserver.chat.failures import Failure, broken, unreachable
+from aiserver.chat.outcomes import Tries, exhausted, resumed
+from aiserver.chat.parameters import Parameters
+from aiserver.chat.streaming import as_events
+from aiserver.chat.upstreams import Upstreams
+from aiserver.contract.errors import ApiError, InvalidRequest, UpstreamTimedOut
+from aiserver.contract.trace import Trace, Usage
+from aiserver.kit.upstream import Timeouts, UpstreamError, UpstreamResponse
+from aiserver.providers.endpoints import Endpoint, Endpoints
+from aiserver.providers.health import FailureKind
+from aiserver.providers.pool import Lease, NobodyLeft, ProviderPool
+
+MAX_ANSWER = 64 * 1024 * 1024
+# Output held back until the model speaks; an upstream that sends more is taken at its word.
+MAX_HELD = 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One provider about to be asked."""
+
+    lease: Lease
+    endpoint: Endpoint
+    adapter: Adapter
+    outgoing: Outgoing
+    timeouts: Timeouts
+
+
+class Opened(msgspec.Struct):
+    """A stream whose model has begun to speak; `held` has not been given out yet."""
+
+    asked: Asked
+    response: UpstreamResponse
+    reader: StreamReader
+    held: bytes
+    tries: Tries
+
+
+class Relay:
+    """`wait` is how many seconds a call may wait for a free slot."""
+
+    def __init__(
+        self,
+        pool: ProviderPool,
+        endpoints: Endpoints,
+        upstreams: Upstreams,
+        parameters: Parameters,
+        *,
+        timeouts: Timeouts,
+        wait: float,
+    ) -> None:
+        self._pool = pool
+        self._endpoints = endpoints
+        self._upstreams = upstreams
+        self._parameters = parameters
+        self._timeouts = timeouts
+        self._wait = wait
+
+    async def complete(self, chat: Chat, trace: Trace, provider: str | None = None) -> Answered:
+        """The whole answer. Raises ApiError once nobody is left to ask."""
+
+        async def speak(asked: Asked, tries: Tries) -> Answered:
+            answered = await self._whole(asked, chat)
+            tries.done(answered.usage)
+            asked.lease.succeeded()
+            asked.lease.release()
+            return answered
+
+        return await self._over_providers(chat, trace, provider, speak)
+
+    async def stream(self, chat: Chat, trace: Trace, provider: str | None = None) -> Opened:
+        """A stream at the model's first word. Raises ApiError once nobody is left to ask."""
+
+        async def speak(asked: Asked, tries: Tries) -> Opened:
+            return await self._open(asked, chat, tries)
+
+        opened = await self._over_providers(chat, trace, provider, speak)
+        opened.tries.begun()
+        return opened
+
+    async def _over_providers(
+        self,
+        chat: Chat,
+        trace: Trace,
+        provider: str | None,
+        speak: Callable[[Asked, Tries], Awaitable[T]],
+    ) -> T:
+        tries = resumed(trace)
+        ends = asyncio.get_running_loop().time() + self._timeouts.total
+        while True:
+            lease, failure = tries.take_up() or (
+                await self._next(chat, provider, tries, ends),
+                None,
+            )
+            try:
+                return await self._try(lease, chat, tries, ends, speak, failure)
+            except Failure as failure:
+                tries.lose(lease.provider.id, failure)
+                lease.failed(failure.kind, retry_after=failure.retry_after)
+                lease.release()
+                if failure.kind is FailureKind.REQUEST:
+                    raise failure.error from failure
+            except InvalidRequest as unfit:
+                # This provider cannot carry the request; another one of the model may.
+                tries.lose(lease.provider.id, Failure(FailureKind.REQUEST, unfit))
+                lease.release()
+            except BaseException:
+                tries.abandon()
+                lease.release()
+                raise
+
+    async def _next(self, chat: Chat, provider: str | None, tries: Tries, ends: float) -> Lease:
+        left = ends - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise exhausted(tries, chat.model) if tries.failures else UpstreamTimedOut()
+        try:
+            return await self._pool.acquire(
+                chat.model, provider=provider, tried=tries.tried, wait=min(self._wait, left)
+            )
+        except NobodyLeft as error:
+            raise exhausted(tries, chat.model, error) from error
+
+    async def _try(
+        self,
+        lease: Lease,
+        chat: Chat,
+        tries: Tries,
+        ends: float,
+        speak: Callable[[Asked, Tries], Awaitable[T]],
+        failure: Failure | None,
+    ) -> T:
+        """Asks one provider; once more without a parameter that its model turns out not to take.
+
+        `failure` is what came of asking it already.
+        """
+        members = self._fitting(lease, chat)
+        if failure is None:
+            try:
+                return await self._ask(lease, chat, members, tries, ends, speak)
+            except Failure as met:
+                failure = met
+        change = self._parameters.unwanted(failure, members)
+        if change is None:
+            raise failure
+        tries.lose(None, failure)
+        self._parameters.learn(lease.provider.id, lease.api_model, change)
+        return await self._ask(lease, chat, self._fitting(lease, chat), tries, ends, speak)
+
+    def _fitting(self, lease: Lease, chat: Chat) -> dict[str, Any]:
+        provider = lease.provider
+        fitting = self._parameters.adjusted(
+            chat.members,
+            provider_id=provider.id,
+            ai_type_id=provider.ai_type_id,
+            model=lease.api_model,
+        )
+        return fitting.members
+
+    async def _ask(
+        self,
+        lease: Lease,
+        chat: Chat,
+        members: dict[str, Any],
+        tries: Tries,
+        ends: float,
+        speak: Callable[[Asked, Tries], Awaitable[T]],
+    ) -> T:
+        name = lease.provider.name
+        tries.begin(lease)
+        try:
+            endpoint = await self._endpoints.of(lease.provider)
+        except ApiError as error:
+            raise Failure(FailureKind.CREDENTIALS, error) from error
+        adapter = self._upstreams.adapter(endpoint)
+        fitted = msgspec.structs.replace(chat, members=members)
+        outgoing = adapter.request(fitted, endpoint, model=lease.api_model, provider=name)
+        left = max(0.001, ends - asyncio.get_running_loop().time())
+        timeouts = msgspec.structs.replace(self._timeouts, total=left)
+        return await speak(Asked(lease, endpoint, adapter, outgoing, timeouts), tries)
+
+    async def _whole(self, asked: Asked, chat: Chat) -> Answered:
+        name = asked.lease.provider.name
+        response = await self._send(asked, chat)
+        try:
+            body = await self._upstreams.read(response, MAX_ANSWER, name)
+        except BaseException:
+            response.close()
+            raise
+        return asked.adapter.answer(body, chat, provider=name)
+
+    async def _open(self, asked: Asked, chat: Chat, tries: Tries) -> Opened:
+        name = asked.lease.provider.name
+        response = await self._send(asked, chat)
+        reader = asked.adapter.reader(chat, asked.endpoint, provider=name)
+        try:
+            if response.headers.get(b"content-type", b"").startswith(b"application/json"):
+                body = await self._upstreams.read(response, MAX_ANSWER, name)
+                answered = asked.adapter.answer(body, chat, provider=name)
+                held, reader = replayed(answered, chat, name), _Replay(answered.usage)
+            else:
+                held = await _until_begun(response, reader, name)
+        except BaseException:
+            response.close()
+            raise
+        return Opened(asked, response, reader, held, tries)
+
+    async def _send(self, asked: Asked, chat: Chat) -> UpstreamResponse:
+        return await self._upstreams.send(
+            asked.endpoint,
+            asked.outgoing,
+            provider=asked.lease.provider.name,
+            request_id=chat.request_id,
+            timeouts=asked.timeouts,
+        )
+
+
+async def rest(opened: Opened) -> AsyncGenerator[bytes]:
+    """Everything of a stream from its first word on. Raises ApiError where it broke off."""
+    name = opened.asked.lease.provider.name
+    reader, response = opened.reader, opened.response
+    yield opened.held
+    try:
+        while reader.failure is None and not reader.finished:
+            data = await anext(response, None)
+            given = reader.end() if data is None else reader.feed(data)
+            if given:
+                yield given
+    except UpstreamError as error:
+        reader.failure = unreachable(error, name)
+        reader.failure.lost = True
+    if reader.failure is not None:
+        raise reader.failure.error
+
+
+def closed(opened: Opened) -> None:
+    """Frees what a stream holds, and says how it ended."""
+    reader, lease = opened.reader, opened.asked.lease
+    if reader.finished:
+        opened.response.let_go()
+    else:
+        opened.response.close()
+    if reader.failure is not None:
+        lease.failed(reader.failure.kind, retry_after=reader.failure.retry_after)
+        opened.tries.broke(reader.failure, reader.usage)
+    elif reader.finished:
+        lease.succeeded()
+        opened.tries.done(reader.usage)
+    else:
+        opened.tries.abandon(reader.usage)
+    lease.release()
+
+
+async def _until_begun(response: UpstreamResponse, reader: StreamReader, name: str) -> bytes:
+    held: list[bytes] = []
+    try:
+        while not (reader.begun or reader.finished) and sum(map(len, held)) < MAX_HELD:
+            data = await anext(response, None)
+            held.append(reader.end() if data is None else reader.feed(data))
+            if reader.failure is not None and not reader.begun:
+                raise reader.failure
+            if data is None:
+                break
+    except UpstreamError as error:
+        raise unreachable(error, name) from error
+    return b"".join(held)
+
+
+class _Replay:
+    """The reader of a stream that is known already."""
+
+    def __init__(self, usage: Usage | None) -> None:
+        self.begun = self.finished = True
+        self.usage = usage
+        self.failure: Failure | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        return b""
+
+    def end(self) -> bytes:
+        return b""
+
+
+def replayed(answered: Answered, chat: Chat, provider: str) -> bytes:
+    """A whole answer as the events of the stream that was asked for. Raises Failure."""
+    try:
+        return b"".join(as_events(answered.body, with_usage=chat.wants_usage))
+    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
+        raise broken(provider, "sent choices of no known form.", detail=str(error)) from error

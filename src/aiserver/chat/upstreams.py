@@ -1,0 +1,108 @@
+"""Asks upstreams: one adapter for each dialect, one pool of connections for all of them."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+
+from aiserver import __version__
+from aiserver.chat.adapters.adapter import Adapter, Outgoing
+from aiserver.chat.failures import Failure, broken, refused, unreachable
+from aiserver.kit.upstream import Target, Timeouts, UpstreamError, UpstreamPool, UpstreamResponse
+from aiserver.providers.endpoints import Endpoint
+
+_MAX_LISTING = 8 * 1024 * 1024
+_MAX_ERROR_BODY = 64 * 1024
+_LISTING = Timeouts(connect=5, first_byte=15, gap=15, total=30)
+_AGENT = (b"User-Agent", f"ai-server/{__version__}".encode())
+_JSON = (b"Content-Type", b"application/json")
+
+
+class Upstreams:
+    """`adapters` by the dialect that a kind of provider names."""
+
+    def __init__(self, pool: UpstreamPool, adapters: Mapping[str, Adapter]) -> None:
+        self._pool = pool
+        self._adapters = adapters
+
+    def adapter(self, endpoint: Endpoint) -> Adapter:
+        return self._adapters[endpoint.type.dialect]
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        outgoing: Outgoing,
+        *,
+        provider: str,
+        request_id: str,
+        timeouts: Timeouts,
+    ) -> UpstreamResponse:
+        """The answer of status 200 at its first byte. Raises Failure."""
+        target = target_of(endpoint, outgoing.path)
+        headers = (*headers_of(request_id), *endpoint.headers, *outgoing.headers)
+        try:
+            response = await self._pool.send(
+                target, headers=headers, body=outgoing.body, timeouts=timeouts
+            )
+        except UpstreamError as error:
+            raise unreachable(error, provider) from error
+        if response.status != 200:
+            raise await self._refused(response, endpoint, provider)
+        return response
+
+    async def read(self, response: UpstreamResponse, limit: int, provider: str) -> bytes:
+        """The whole body. Raises Failure."""
+        try:
+            return await response.read(limit)
+        except UpstreamError as error:
+            raise unreachable(error, provider) from error
+
+    async def list_models(self, endpoint: Endpoint, provider: str) -> list[str]:
+        """The names that the upstream lists. Raises Failure."""
+        adapter = self.adapter(endpoint)
+        body = await self.get(endpoint, adapter.listing(), provider)
+        try:
+            return adapter.models(body)
+        except msgspec.MsgspecError as error:
+            raise broken(provider, "lists models in no known form.", detail=str(error)) from error
+
+    async def get(self, endpoint: Endpoint, path: str, provider: str) -> bytes:
+        """A small answer that costs nothing. Raises Failure."""
+        try:
+            async with await self._pool.send(
+                target_of(endpoint, path),
+                method=b"GET",
+                headers=(_AGENT, *endpoint.headers),
+                timeouts=_LISTING,
+            ) as response:
+                if response.status != 200:
+                    raise await self._refused(response, endpoint, provider)
+                return await response.read(_MAX_LISTING)
+        except UpstreamError as error:
+            raise unreachable(error, provider) from error
+
+    async def _refused(
+        self, response: UpstreamResponse, endpoint: Endpoint, provider: str
+    ) -> Failure:
+        async with response:
+            try:
+                body = await response.read(_MAX_ERROR_BODY)
+            except UpstreamError:
+                # An error page that is too long or cut says no more than its status.
+                body = b""
+        answer = self.adapter(endpoint).error(body, response.headers)
+        return refused(provider, answer.status or response.status, answer)
+
+
+def headers_of(request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+    """What every request of a chat bears beside its provider's own headers."""
+    return (_JSON, _AGENT, (b"X-Request-Id", request_id.encode()))
+
+
+def target_of(endpoint: Endpoint, path: str) -> Target:
+    return _target(endpoint.root, path)
+
+
+@lru_cache(maxsize=1024)
+def _target(root: str, path: str) -> Target:
+    return Target.parse(f"{root}{path}")

@@ -1,0 +1,219 @@
+"""The hot lane: chats relayed between two sockets without a task, by the slow path's own rules.
+
+It takes what it can carry byte for byte. Everything else goes to the slow path with its bytes:
+other dialects, whatever must wait, and every failure before the model's first word.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from aiserver.chat.adapters.adapter import Chat
+from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.flavours import PLAIN, flavour_of
+from aiserver.chat.parameters import Parameters
+from aiserver.chat.upstreams import headers_of, target_of
+from aiserver.contract.errors import ApiError
+from aiserver.contract.operation import Operation
+from aiserver.contract.trace import Trace
+from aiserver.dispatch import Dispatch
+from aiserver.doors.body import BodyReader
+from aiserver.doors.lane_call import Client, LaneCall
+from aiserver.doors.replies import Pairs
+from aiserver.doors.wanted import Wanted, read_members, read_wanted
+from aiserver.keys.access import Credentials
+from aiserver.kit.ids import request_id
+from aiserver.kit.redact import Redactor
+from aiserver.kit.upstream import Connection, Target, Timeouts, UpstreamPool, request_head
+from aiserver.providers.endpoints import Endpoint, Endpoints
+from aiserver.providers.pool import Lease, NobodyLeft, ProviderPool
+from aiserver.settlement import Settlement
+
+_PATH = "/chat/completions"
+# Stand in a request's head for what is filled in call by call.
+_ID, _LENGTH = "request-id-of-the-call", 987_654_321
+# A page of some site, a compressed body, one without a length: the slow path knows them.
+_ELSEWHERE = (b"origin", b"content-encoding", b"transfer-encoding")
+
+
+class Stoppable(Protocol):
+    """Says whether the server takes new calls."""
+
+    draining: bool
+
+
+class _Way(NamedTuple):
+    """How an upstream is asked: `head` is its request's, but for what differs from call to call."""
+
+    endpoint: Endpoint
+    target: Target
+    head: bytes
+    plain: bool
+
+
+class Lane:
+    """`operation` is the chat that is served here."""
+
+    def __init__(
+        self,
+        *,
+        operation: Operation,
+        dispatch: Dispatch,
+        pool: ProviderPool,
+        endpoints: Endpoints,
+        connections: UpstreamPool,
+        parameters: Parameters,
+        timeouts: Timeouts,
+        settlement: Settlement,
+        bodies: BodyReader,
+        lifecycle: Stoppable,
+        redact: Redactor,
+    ) -> None:
+        self.paths = frozenset(route.path.encode() for route in operation.routes)
+        self._operation = operation
+        self._dispatch = dispatch
+        self._pool = pool
+        self._endpoints = endpoints
+        self._connections = connections
+        self._parameters = parameters
+        self._timeouts = timeouts
+        self.settlement = settlement
+        self.redact = redact
+        self.running: set[LaneCall] = set()
+        self._bodies = bodies
+        self._lifecycle = lifecycle
+        self._adapter = OpenAiAdapter()
+        self._ways: dict[int, _Way] = {}
+        self._dated: tuple[Pairs | None, bytes] = (None, b"")
+
+    def takes(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request may be for the lane, by its headers."""
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or self._lifecycle.draining:
+            return False
+        if b"authorization" not in headers and b"x-api-key" not in headers:
+            return False
+        return self._bodies.room_for(int(length)) and not any(n in headers for n in _ELSEWHERE)
+
+    def hold(self, pieces: list[bytes], piece: bytes) -> None:
+        pieces.append(piece)
+        self._bodies.held += len(piece)
+
+    def free(self, size: int) -> None:
+        """So many bytes are held no more."""
+        self._bodies.held -= size
+
+    def serve(
+        self, client: Client, headers: dict[bytes, bytes], path: bytes, body: bytes
+    ) -> LaneCall | None:
+        """Begins a call; None when the slow path must take it."""
+        call = self._begin(client, headers, path, body)
+        if call is None:
+            self.free(len(body))
+        return call
+
+    def _begin(
+        self, client: Client, headers: dict[bytes, bytes], path: bytes, body: bytes
+    ) -> LaneCall | None:
+        try:
+            wanted = read_wanted(body)
+            caller = self._dispatch.admit(self._operation, credentials_of(headers))
+            if not caller.may_use(wanted.model):
+                return None
+            lease = self._pool.choose(wanted.model)
+        except (msgspec.MsgspecError, UnicodeDecodeError, ApiError, NobodyLeft):
+            # The slow path finds the same, and answers it.
+            return None
+        if lease is None:
+            return None
+        way = self._way(lease)
+        connection = self._connections.kept(way.target.origin) if way is not None else None
+        if way is None or connection is None:
+            lease.release()
+            return None
+        offered = headers.get(b"x-request-id")
+        trace = self._dispatch.begin(
+            self._operation,
+            caller,
+            request_id=request_id(offered.decode("latin-1") if offered else None),
+            address=client.client[0] if client.client else "",
+            method="POST",
+            path=path.decode("ascii"),
+        )
+        return self._send(client, trace, wanted, body, lease, way, connection)
+
+    def _send(
+        self,
+        client: Client,
+        trace: Trace,
+        wanted: Wanted,
+        body: bytes,
+        lease: Lease,
+        way: _Way,
+        connection: Connection,
+    ) -> LaneCall:
+        members: dict[str, Any] = read_members(body)
+        if wanted.stream_options is not None:
+            members["stream_options"] = wanted.stream_options
+        chat = Chat(
+            members=members,
+            model=wanted.model,
+            stream=bool(wanted.stream),
+            wants_usage=bool((wanted.stream_options or {}).get("include_usage")),
+            request_id=trace.request_id,
+            created=int(trace.at),
+        )
+        provider = lease.provider.name
+        sent = self._adapter.request(chat, way.endpoint, model=lease.api_model, provider=provider)
+        call = LaneCall(self, client, trace, chat, body, lease, connection)
+        if chat.stream:
+            call.reader = self._adapter.reader(chat, way.endpoint, provider=provider)
+        identity = trace.request_id.encode()
+        head = way.head % (identity, len(sent.body))
+        call.begin(head, sent.body, self._timeouts)
+        return call
+
+    def date(self, headers: Pairs) -> bytes:
+        """The header lines that every answer of this second bears."""
+        known, lines = self._dated
+        if known is not headers:
+            lines = b"".join(b"%b: %b\r\n" % (name.title(), value) for name, value in headers)
+            self._dated = (headers, lines)
+        return lines
+
+    def _way(self, lease: Lease) -> _Way | None:
+        provider = lease.provider
+        endpoint = self._endpoints.known(provider)
+        if endpoint is None:
+            return None
+        way = self._ways.get(provider.id)
+        if way is None or way.endpoint is not endpoint:
+            way = self._ways[provider.id] = _way_to(endpoint)
+        free = self._parameters.none_for(
+            provider_id=provider.id, ai_type_id=provider.ai_type_id, model=lease.api_model
+        )
+        return way if way.plain and free else None
+
+
+def credentials_of(headers: dict[bytes, bytes]) -> Credentials:
+    scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
+    bearer = token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    key = headers.get(b"x-api-key", b"").decode("latin-1")
+    return Credentials(bearer=bearer or None, api_key=key or None)
+
+
+def _way_to(endpoint: Endpoint) -> _Way:
+    target = target_of(endpoint, _PATH)
+    head = request_head(target, b"POST", (*headers_of(_ID), *endpoint.headers), _LENGTH)
+    return _Way(
+        endpoint=endpoint,
+        target=target,
+        head=_template(head),
+        plain=endpoint.type.dialect == "openai" and flavour_of(endpoint.type.wire.id) is PLAIN,
+    )
+
+
+def _template(head: bytes) -> bytes:
+    escaped = head.replace(b"%", b"%%")
+    identified = escaped.replace(b"X-Request-Id: " + _ID.encode(), b"X-Request-Id: %b", 1)
+    return identified.replace(b"content-length: %d" % _LENGTH, b"content-length: %d", 1)

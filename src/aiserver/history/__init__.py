@@ -1,0 +1,1 @@
+"""What was called: every call in monthly files, and what they add up to."""

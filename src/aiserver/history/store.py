@@ -1,0 +1,127 @@
+"""The history of calls: taken in without waiting, written beside, read by the month."""
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple
+
+from aiserver.contract.trace import Trace
+from aiserver.history.archive import Archive
+from aiserver.history.reader import Reader
+from aiserver.history.ring import DISCARDED, WRITTEN, Progress, Ring
+from aiserver.history.rows import Redact
+from aiserver.history.writer import Writer
+from aiserver.kit import log
+from aiserver.kit.clock import Clock
+
+_BOUND = 20_000
+_ROOM = 64 * 1024 * 1024
+_LONGEST = 64 * 1024
+_STOP_SECONDS = 10.0
+_log = log.get("history")
+
+
+class State(NamedTuple):
+    """Calls: held back, dropped, written, without their prompt for want of room; bytes by month.
+
+    `lost_at_last_stop` is None until it is known. `broken` counts files that were set aside.
+    """
+
+    held: int
+    dropped: int
+    written: int
+    cut: int
+    lost_at_last_stop: int | None
+    broken: int
+    problem: str | None
+    sizes: dict[str, int]
+
+
+class History:
+    """`folder` is made at `start`; `keep_months` 0 keeps all. Only one process may use a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        redact: Redact,
+        *,
+        keep_months: int = 0,
+        bound: int = _BOUND,
+        longest: int = _LONGEST,
+        room: int = _ROOM,
+    ) -> None:
+        self._archive = Archive(folder)
+        self._progress = Progress(folder / "progress")
+        self._ring = Ring(self._progress.slots, bound=bound, room=room, longest=longest)
+        self._wake_at = max(bound // 4, 1)
+        self._writer = Writer(
+            self._ring,
+            self._progress,
+            self._archive,
+            clock=clock,
+            redact=redact,
+            keep_months=keep_months,
+        )
+        self.reader = Reader(self._archive)
+
+    def start(self) -> None:
+        self._writer.start()
+
+    def record(self, trace: Trace) -> None:
+        """Hands over a call that has ended, from the loop's thread; nothing may fill it any more.
+
+        Never waits and never fails; a full ring drops the call and counts it.
+        """
+        if not self._ring.add(trace):
+            self._full()
+        elif len(self._ring) == self._wake_at:
+            self._writer.wake()
+
+    def wake(self) -> None:
+        """Has what is held written at once instead of at the next quarter of a second."""
+        self._writer.wake()
+
+    async def close(self) -> None:
+        """Writes what is held, for ten seconds at most, and ends the threads."""
+        self._ring.shut()
+        ended = await asyncio.to_thread(self._writer.stop, _STOP_SECONDS)
+        if self._ring or self._writer.waiting:
+            held = len(self._ring) + self._writer.waiting
+            _log.error("history_not_written", calls=held, problem=self._writer.problem)
+        await asyncio.to_thread(self.reader.close)
+        if ended:
+            self._progress.close()
+
+    @property
+    def held(self) -> int:
+        return len(self._ring) + self._writer.waiting
+
+    @property
+    def dropped(self) -> int:
+        return self._ring.dropped + self._progress.slots[DISCARDED]
+
+    @property
+    def written(self) -> int:
+        """By this process."""
+        return self._progress.slots[WRITTEN]
+
+    def state(self) -> State:
+        """For the administrator's pages; looks at each file's size. Raises StorageError."""
+        return State(
+            held=self.held,
+            dropped=self.dropped,
+            written=self.written,
+            cut=self._ring.cut,
+            lost_at_last_stop=self._writer.lost_at_last_stop,
+            broken=self._writer.broken,
+            problem=self._writer.problem,
+            sizes=self._archive.sizes(),
+        )
+
+    def problems(self) -> dict[str, str]:
+        """For the health page; empty while calls are written."""
+        return {"history": self._writer.problem} if self._writer.problem else {}
+
+    def _full(self) -> None:
+        if self._ring.dropped == 1:
+            _log.error("history_full", held=len(self._ring))

@@ -1,0 +1,244 @@
+"""The one thread that writes history: from the ring into the files of its months."""
+
+import threading
+from collections.abc import Callable
+
+from aiserver.contract.trace import Trace
+from aiserver.history.archive import Archive, NewerFile, month_of, months_before
+from aiserver.history.ring import DISCARDED, WRITTEN, LastRun, Progress, Ring
+from aiserver.history.rollups import Tally
+from aiserver.history.rows import COLUMNS, Redact, plain, row_of
+from aiserver.kit import log
+from aiserver.kit.clock import Clock
+from aiserver.kit.db import (
+    DriverError,
+    IntegrityError,
+    Raw,
+    Row,
+    StorageError,
+    in_blocks,
+    is_broken,
+)
+
+_EVERY_SECONDS = 0.25
+_AGAIN_SECONDS = 1.0
+_ROWS_A_BATCH = 4096
+# Between two statements other threads have their turn, so a chunk is what the loop waits for.
+_ROWS_A_CHUNK = 64
+_INSERT = f"INSERT INTO calls ({', '.join(COLUMNS)})"
+_CONTENTS = "INSERT INTO contents (call_id, prompt, answer)"
+_RUN = "INSERT INTO runs VALUES (?, ?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls"
+_log = log.get("history")
+
+
+class Writer:
+    """Empties the ring four times a second and when it fills; what cannot be written waits.
+
+    `lost_at_last_stop` are calls that the run before recorded and could not write, None until it
+    is known. `broken` counts files that were set aside.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        progress: Progress,
+        archive: Archive,
+        *,
+        clock: Clock,
+        redact: Redact,
+        keep_months: int,
+        every: float = _EVERY_SECONDS,
+    ) -> None:
+        self._ring = ring
+        self._progress = progress
+        self._archive = archive
+        self._clock = clock
+        self._redact = redact
+        self._keep_months = keep_months
+        self._every = every
+        self._waiting: list[Trace] = []
+        self._ending = False
+        self._wake = threading.Event()
+        self._month = ""
+        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+        self.problem: str | None = None
+        self.lost_at_last_stop: int | None = None
+        self.broken = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self, seconds: float) -> bool:
+        """Writes what is there and ends; False when that takes longer."""
+        self._ending = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self._guarded(self._begin)
+        while not self._ending:
+            self._wake.wait(_AGAIN_SECONDS if self.problem else self._every)
+            self._wake.clear()
+            self._guarded(self._keep)
+            self._guarded(self._drain)
+        self._guarded(self._drain)
+        self._archive.close()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (StorageError, DriverError, OSError) as error:
+            self._troubled(f"History cannot be written: {error}.")
+        except Exception:  # the thread must outlive whatever one call held
+            _log.exception("history_failed")
+            self._discard(self._waiting)
+
+    def _begin(self) -> None:
+        """Counts what the last run lost, and brings all files to this version's schema."""
+        last = self._progress.last_run
+        self.lost_at_last_stop = self._lost(last) if last is not None else 0
+        if self.lost_at_last_stop:
+            _log.warning("history_lost_at_last_stop", calls=self.lost_at_last_stop)
+        for month in self._archive.months():
+            try:
+                self._archive.writer(month)
+            except (StorageError, DriverError, OSError) as error:
+                # Found again, and dealt with, when something is to be written to it.
+                _log.warning("history_file_unusable", month=month, problem=str(error))
+
+    def _lost(self, last: LastRun) -> int:
+        # The files know what a killed process committed last; the counter what they lost since.
+        written = max(last.written, self._archive.written_by(last.run))
+        return max(last.recorded - last.discarded - written, 0)
+
+    def _keep(self) -> None:
+        """Once a month begins, deletes the files of months that are not kept any more."""
+        month = month_of(int(self._clock.now().timestamp() * 1000))
+        if month == self._month:
+            return
+        if self._keep_months > 0:
+            oldest = months_before(month, self._keep_months - 1)
+            if dropped := self._archive.drop_before(oldest):
+                _log.info("history_months_dropped", months=dropped)
+        self._month = month
+
+    def _drain(self) -> None:
+        while True:
+            if not self._waiting:
+                self._waiting = self._ring.take(_ROWS_A_BATCH)
+            if not self._waiting:
+                return
+            for month, calls in _by_month(self._waiting):
+                self._store(month, calls)
+                # What is written must not wait again when another month fails.
+                rest = calls is not self._waiting
+                self._waiting = [c for c in self._waiting if _month(c) != month] if rest else []
+
+    def _store(self, month: str, calls: list[Trace]) -> None:
+        try:
+            self._write(month, calls)
+        except NewerFile as error:
+            self._troubled(str(error))
+            self._discard(calls)
+        except DriverError as error:
+            if not is_broken(error):
+                self._archive.release(month)
+                raise
+            self._set_aside(month, str(error))
+            self._write(month, calls)
+
+    def _set_aside(self, month: str, problem: str) -> None:
+        target = self._archive.set_aside(month)
+        self.broken += 1
+        _log.error("history_file_broken", month=month, kept_as=target.name, problem=problem)
+
+    def _write(self, month: str, calls: list[Trace]) -> None:
+        connection = self._archive.writer(month)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            written = self._insert(connection, calls)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._progress.slots[WRITTEN] += written
+        self._progress.slots[DISCARDED] += len(calls) - written
+        self._troubled(None)
+
+    def _insert(self, connection: Raw, calls: list[Trace]) -> int:
+        connection.execute("SAVEPOINT rows")
+        try:
+            tally = self._insert_rows(connection, calls, mend=_as_is)
+        except (IntegrityError, UnicodeEncodeError, OverflowError):
+            connection.execute("ROLLBACK TO rows")
+            calls = _unknown(connection, calls)
+            tally = self._insert_rows(connection, calls, mend=plain)
+        tally.write(connection)
+        connection.execute(_RUN, (self._progress.run, len(calls)))
+        return len(calls)
+
+    def _insert_rows(
+        self, connection: Raw, calls: list[Trace], *, mend: Callable[[Row], Row]
+    ) -> Tally:
+        tally = Tally()
+        for start in range(0, len(calls), _ROWS_A_CHUNK):
+            chunk = calls[start : start + _ROWS_A_CHUNK]
+            rows = [mend(row_of(call, self._redact)) for call in chunk]
+            for sql, values in in_blocks(_INSERT, rows):
+                connection.execute(sql, values)
+            tally.add(rows)
+            contents = [(c.id, c.prompt, c.answer) for c in chunk if c.prompt or c.answer]
+            for sql, values in in_blocks(_CONTENTS, contents):
+                connection.execute(sql, values)
+        return tally
+
+    def _discard(self, calls: list[Trace]) -> None:
+        self._progress.slots[DISCARDED] += len(calls)
+        if calls is self._waiting:
+            self._waiting = []
+
+    def _troubled(self, problem: str | None) -> None:
+        if problem is not None and self.problem is None:
+            _log.error("history_not_writable", problem=problem)
+        if problem is None and self.problem is not None:
+            _log.info("history_writable_again", dropped=self._ring.dropped)
+        self.problem = problem
+
+
+def _as_is(row: Row) -> Row:
+    return row
+
+
+def _month(call: Trace) -> str:
+    return month_of(int(call.at * 1000))
+
+
+def _by_month(calls: list[Trace]) -> list[tuple[str, list[Trace]]]:
+    found: dict[str, list[Trace]] = {}
+    first, last = _month(min(calls, key=_at)), _month(max(calls, key=_at))
+    if first == last:
+        return [(first, calls)]
+    for call in calls:
+        found.setdefault(_month(call), []).append(call)
+    return sorted(found.items(), key=lambda item: item[0])
+
+
+def _at(call: Trace) -> float:
+    return call.at
+
+
+def _unknown(connection: Raw, calls: list[Trace]) -> list[Trace]:
+    """Those that the file has not, each once."""
+    sql = "SELECT 1 FROM calls WHERE id = ?"
+    once = {call.id: call for call in calls}
+    return [c for c in once.values() if connection.execute(sql, (c.id,)).fetchone() is None]
