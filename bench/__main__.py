@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import binding, crosstalk, memory
+from bench import binding, crosstalk, history, memory
 from bench.comparisons import COMPARISONS, Setting, compare
 from bench.machines import compiled, install
 from bench.peers import PEERS
 
 # Answers that cross between callers make every other figure worthless, so that comes first.
-NAMES = ("crosstalk", *COMPARISONS, "memory", "binding")
+NAMES = ("crosstalk", *COMPARISONS, "memory", "history", "binding")
+_ALONE = {"binding": binding.report, "history": history.report}
 _LANES = {"auto": ["auto"], "off": ["off"], "both": ["auto", "off"]}
 
 
@@ -24,7 +25,7 @@ def main() -> None:
         raise SystemExit(f"There is no peer {', '.join(unknown)}; there are {', '.join(PEERS)}.")
     if given.quick:
         given.rounds, given.seconds, given.calls, given.peers = 1, 1.0, 5000, ["nginx"]
-    install()
+    install("gcc", *(["nginx", "wrk"] if set(names) & set(COMPARISONS) else []))
     done: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         compiled(Path(folder))
@@ -40,8 +41,8 @@ def run(name: str, given: argparse.Namespace, folder: Path) -> Any:
         return [crosstalk.check(given.calls, folder, lane=lane) for lane in lanes]
     if name == "memory":
         return [memory.measure(folder, lane=lane) for lane in lanes]
-    if name == "binding":
-        return binding.report()
+    if name in _ALONE:
+        return _ALONE[name]()
     setting = Setting(given.rounds, given.seconds, given.peers, lanes)
     return compare(name, setting, folder)
 

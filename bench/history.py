@@ -17,7 +17,7 @@ from aiserver.kit.clock import SystemClock
 from aiserver.kit.ids import CallIds
 
 RECORD_LIMIT_US, ROW_LIMIT_US, RATE_LIMIT, SUMMARY_LIMIT_MS = 1.0, 6.0, 50_000, 50.0
-_CALLS, _REPEATS, _MILLION = 20_000, 5, 1_000_000
+_CALLS, _REPEATS, _MILLION = 4_000, 15, 1_000_000
 _BEGAN = datetime(2026, 11, 2, tzinfo=UTC)
 
 

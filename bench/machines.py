@@ -83,9 +83,9 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
-def install() -> None:
-    """The proxy, the load generator and the compiler, from the distribution."""
-    missing = [package for tool, package in _TOOLS.items() if not shutil.which(tool)]
+def install(*tools: str) -> None:
+    """Those that are absent, from the distribution."""
+    missing = [_TOOLS[tool] for tool in tools if not shutil.which(tool)]
     if not missing:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):

@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import uvloop
 
+from aiserver import __version__
 from aiserver import settings as s
+from aiserver.chat import ollama_operations as generation_operations
 from aiserver.chat import operations as chat_operations
-from aiserver.chat.adapters.adapter import Adapter
-from aiserver.chat.adapters.anthropic import AnthropicAdapter
-from aiserver.chat.adapters.google import GoogleAdapter
-from aiserver.chat.adapters.ollama import OllamaAdapter
-from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.adapters.dialects import ADAPTERS
 from aiserver.chat.failures import Failure
+from aiserver.chat.generation import GenerationHandlers
 from aiserver.chat.handlers import ChatHandlers
 from aiserver.chat.parameters import Parameters
 from aiserver.chat.relay import Relay
@@ -27,15 +26,20 @@ from aiserver.doors.cors import Cors
 from aiserver.doors.gateway import Gateway
 from aiserver.doors.health import Health
 from aiserver.doors.lane import Lane
+from aiserver.doors.metrics import Metrics
 from aiserver.doors.server import Config, Limits
 from aiserver.doors.serving import Lifecycle, Server
 from aiserver.doors.web import Web
+from aiserver.history import operations as history_operations
+from aiserver.history.handlers import HistoryHandlers
+from aiserver.history.store import History
 from aiserver.jobs import operations as job_operations
 from aiserver.jobs.handlers import CallbackSink
 from aiserver.keys import operations as key_operations
-from aiserver.keys.access import KeyRing
+from aiserver.keys.access import Credentials, KeyRing
 from aiserver.keys.authentication import SignIn
 from aiserver.keys.handlers import KeyHandlers
+from aiserver.keys.ledger import Ledger
 from aiserver.keys.signin import SignInLimit
 from aiserver.kit import log
 from aiserver.kit.background import Background
@@ -43,17 +47,23 @@ from aiserver.kit.clock import Clock, SystemClock
 from aiserver.kit.db import StorageError
 from aiserver.kit.lock import exclusive
 from aiserver.kit.redact import Redactor
+from aiserver.kit.telemetry import ProviderReading, Readings, Telemetry
 from aiserver.kit.upstream import Timeouts, UpstreamPool
-from aiserver.providers import catalogue_operations
+from aiserver.providers import catalogue_operations, ollama_operations, status_operations
 from aiserver.providers import operations as provider_operations
 from aiserver.providers.catalogue_handlers import CatalogueHandlers
 from aiserver.providers.discovery import Discovery
 from aiserver.providers.endpoints import Endpoints
 from aiserver.providers.environment import reconcile
 from aiserver.providers.handlers import ProviderHandlers
+from aiserver.providers.health import FailureKind
 from aiserver.providers.local.embedded import Embedded
 from aiserver.providers.models import Catalogue
+from aiserver.providers.ollama_handlers import OllamaHandlers, asking
 from aiserver.providers.pool import ProviderPool
+from aiserver.providers.prices import Prices
+from aiserver.providers.probes import Probes
+from aiserver.providers.status_handlers import StatusHandlers
 from aiserver.providers.store import Provider
 from aiserver.settlement import Settlement
 
@@ -62,10 +72,16 @@ _OPERATIONS = (
     job_operations,
     provider_operations,
     catalogue_operations,
+    status_operations,
+    ollama_operations,
+    history_operations,
     chat_operations,
+    generation_operations,
 )
 _WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
+_LEDGER_SECONDS = 0.25
+_FOLD_SECONDS = 3600.0
 _COLLECT_AFTER = 10_000
 
 _log = log.get("app")
@@ -105,15 +121,18 @@ class App:
         self._connections = UpstreamPool()
         self._embedded = Embedded.of(data.weights, on=settings[s.LOCAL_MODELS])
         self._endpoints = Endpoints(
-            data.providers, _texts(settings), self._embedded.address, redact.learn
+            data.providers, settings.texts(), self._embedded.address, redact.learn
         )
-        adapters: dict[str, Adapter] = {
-            "openai": OpenAiAdapter(),
-            "anthropic": AnthropicAdapter(),
-            "google": GoogleAdapter(),
-            "ollama": OllamaAdapter(),
-        }
-        self._upstreams = Upstreams(self._connections, adapters)
+        self._upstreams = Upstreams(self._connections, ADAPTERS)
+        self._probes = Probes(self._pool, self._probe, clock)
+        self._prices = Prices(settings[s.APP_DATA] / "overrides")
+        self._ledger = Ledger(data.database, clock)
+        self.history = History(
+            settings[s.APP_DATA] / "history",
+            clock,
+            redact,
+            keep_months=settings[s.HISTORY_MONTHS],
+        )
         self._discovery = Discovery(self._pool, self._list_models)
         self._parameters = Parameters()
         self._relay = Relay(
@@ -125,7 +144,18 @@ class App:
             wait=settings[s.PROVIDER_WAIT],
         )
         registry = self._registry(clock)
-        self.settlement = settlement = self._settlement()
+        self.telemetry = Telemetry(
+            version=__version__,
+            operations=[operation.name for operation in registry],
+            outcomes=("ok", "cancelled", *(kind.value for kind in FailureKind)),
+        )
+        self.telemetry.watch(self._readings())
+        self.settlement = settlement = Settlement(
+            cost_of=self._prices.cost_of,
+            ledger=self._ledger,
+            history=self.history,
+            telemetry=self.telemetry,
+        )
         dispatch = Dispatch(
             registry, self._ring, settlement, public_catalogue=settings[s.PUBLIC_CATALOGUE]
         )
@@ -140,7 +170,12 @@ class App:
             lifecycle=self.lifecycle,
             pages={
                 **Web().pages(),
-                **Health(self.lifecycle, self._problems, self._embedded.shown).pages(),
+                **Health(
+                    self.lifecycle, self._problems, self._warnings, self._embedded.shown
+                ).pages(),
+                **Metrics(
+                    self.telemetry, token=settings.get(s.METRICS_TOKEN), is_admin=self._is_admin
+                ).pages(),
             },
             cors=Cors(settings.get(s.CORS_ORIGINS) or ()),
             secret_in_query=settings[s.AUTH_SECRET_IN_QUERY],
@@ -162,14 +197,18 @@ class App:
 
     async def start(self) -> None:
         """Takes over what the store holds and begins the work beside the calls."""
+        self.history.start()
         await reconcile(
-            self._data.providers, _texts(self._settings), embedded_model=self._embedded.model
+            self._data.providers, self._settings.texts(), embedded_model=self._embedded.model
         )
         await self._watch()
         await self._embedded.start(self._background.every)
         self._background.every(_WATCH_SECONDS, "changes", self._watch)
         self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
+        self._background.every(_LEDGER_SECONDS, "ledger", self._ledger.flush)
+        self._background.every(_FOLD_SECONDS, "ledger days", self._fold)
         self._background.run("discovery", self._discovery.run)
+        self._background.run("probes", self._probes.run)
 
     async def close(self) -> None:
         """Ends what `start` began."""
@@ -177,6 +216,8 @@ class App:
         await self._keep_last_used()
         await self._embedded.stop()
         await self._connections.aclose()
+        await self._ledger.close()
+        await self.history.close()
 
     async def _watch(self) -> None:
         """Takes over what any process changed in the store; without the store, goes on as is."""
@@ -185,6 +226,7 @@ class App:
                 self._stale = True
                 self._ring.refresh()
                 if self._pool.refresh():
+                    self.telemetry.known_providers(p.name for p in self._pool.providers())
                     self._discovery.providers_changed()
                 self._stale = False
             self._problem = None
@@ -193,10 +235,15 @@ class App:
                 _log.error("storage_unreadable", problem=str(error))
             self._problem = str(error)
 
-    async def _reread(self) -> None:
-        """Reads everything again, changed or not."""
+    async def _reread(self) -> dict[str, str]:
+        """Reads everything again, changed or not; what of it cannot be used."""
+        self._prices.reload()
         self._stale = True
         await self._watch()
+        return dict(self._prices.problems)
+
+    async def _fold(self) -> None:
+        await self._ledger.fold()
 
     async def _keep_last_used(self) -> None:
         used = self._ring.take_used()
@@ -207,18 +254,33 @@ class App:
         except StorageError as error:
             _log.warning("last_used_not_kept", problem=str(error))
 
-    def _settlement(self) -> Settlement:
-        class Nobody:
-            def add(self, *_: object) -> None: ...
-
-        return Settlement(
-            cost_of=lambda *_: None, ledger=Nobody(), record=lambda _: None, count=lambda _: None
+    def _readings(self) -> Readings:
+        """What a scrape asks for."""
+        return Readings(
+            providers=lambda: map(self._reading, self._pool.providers()),
+            open_connections=lambda: self._connections.open_connections,
+            waiting_calls=lambda: self._pool.waiting,
+            history_held=lambda: self.history.held,
+            history_dropped=lambda: self.history.dropped,
+            history_written=lambda: self.history.written,
         )
+
+    def _reading(self, provider: Provider) -> ProviderReading:
+        return ProviderReading(
+            name=provider.name,
+            running=self._pool.running(provider.id),
+            slots=provider.concurrency or None,
+            state=self._pool.state(provider.id).value,
+        )
+
+    def _is_admin(self, credentials: Credentials) -> bool:
+        return self._ring.identify(credentials).is_admin
 
     def _hot_lane(
         self, dispatch: Dispatch, settlement: Settlement, reader: BodyReader
     ) -> Lane | None:
-        if self._settings[s.HOT_LANE] == "off":
+        # What is said is kept on the slow path only.
+        if self._settings[s.HOT_LANE] == "off" or self._settings[s.KEEP_PROMPTS]:
             return None
         return Lane(
             operation=operation_of(chat_operations.OpenAiChatCompletion),
@@ -263,11 +325,34 @@ class App:
                 media=lambda: (),  # No media provider can be created yet.
                 reread=self._reread,
             ),
-            ChatHandlers(self._relay),
+            ChatHandlers(self._relay, keep_prompts=self._settings[s.KEEP_PROMPTS]),
+            GenerationHandlers(self._relay, clock),
+            OllamaHandlers(asking(self._connections)),
+            StatusHandlers(
+                self._data.providers,
+                self._pool,
+                self._probes,
+                clock,
+                changed=self._discovery.providers_changed,
+            ),
+            HistoryHandlers(
+                self.history,
+                clock,
+                providers=lambda: len(self._pool.providers()),
+                key_of=self._ring.id_of,
+            ),
         )
         registry = Registry({k: h for room in rooms for k, h in room.handlers().items()})
         registry.require(requests)
         return registry
+
+    async def _probe(self, provider: Provider) -> None:
+        """Returns when the provider answers something that costs nothing."""
+        endpoint = await self._endpoints.of(provider)
+        if provider.heartbeat_url:
+            await self._upstreams.beat(endpoint, provider.heartbeat_url, provider.name)
+        else:
+            await self._upstreams.list_models(endpoint, provider.name)
 
     async def _list_models(self, provider: Provider) -> list[str]:
         endpoint = await self._endpoints.of(provider)
@@ -278,6 +363,10 @@ class App:
 
     def _problems(self) -> dict[str, str]:
         return {"storage": self._problem} if self._problem else {}
+
+    def _warnings(self) -> dict[str, str]:
+        ledger = {"ledger": self._ledger.problem} if self._ledger.problem else {}
+        return {**ledger, **self.history.problems()}
 
     def http_config(self) -> Config:
         settings = self._settings
@@ -320,15 +409,3 @@ async def _serve(
         await app.run(sockets, lambda: announce(made))
     finally:
         data.close()
-
-
-def _texts(settings: s.Settings) -> dict[str, str]:
-    """Settings by name as plain text, for what looks them up by a name in the catalogue."""
-    found: dict[str, str] = {}
-    for setting in s.SETTINGS:
-        value = settings.get(setting)
-        if isinstance(value, s.Secret):
-            found[setting.name] = value.reveal()
-        elif isinstance(value, str):
-            found[setting.name] = value
-    return found

@@ -9,7 +9,7 @@ import msgspec
 from aiserver.contract.autoquery import Query, as_pairs
 from aiserver.contract.binding import Binder
 from aiserver.contract.caller import Caller
-from aiserver.contract.errors import ApiError, StorageUnavailable
+from aiserver.contract.errors import ApiError, StorageUnavailable, Unauthenticated
 from aiserver.contract.operation import Answer, Call, EventStream, Operation
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
@@ -45,8 +45,12 @@ class Dispatch:
 
     def admit(self, operation: Operation, credentials: Credentials) -> Caller:
         """Who calls, once they may. Raises Unauthenticated or Forbidden."""
-        caller = self._ring.identify(credentials)
-        permit(caller, operation, public_catalogue=self._public_catalogue)
+        try:
+            caller = self._ring.identify(credentials)
+            permit(caller, operation, public_catalogue=self._public_catalogue)
+        except Unauthenticated:
+            self._settlement.refused()
+            raise
         return caller
 
     def begin(

@@ -128,7 +128,11 @@ class FakeCompatible(FakeUpstream):
             await status(401, provider.refused_key)(exchange)
         elif request.method == "GET" and path == f"{provider.root}/models":
             data = [provider.listed(name) for name in provider.models]
-            extra = {"links": {"next": None}, "total_count": len(data)} if provider is OPENROUTER else {}
+            extra = (
+                {"links": {"next": None}, "total_count": len(data)}
+                if provider is OPENROUTER
+                else {}
+            )
             await status(200, {"object": "list", "data": data, **extra})(exchange)
         elif request.method == "POST" and path == f"{provider.root}/chat/completions":
             await self._chat(exchange, request.json())

@@ -55,33 +55,42 @@ class GenerationHandlers:
         trace = call.trace
         trace.tag, trace.ref_id = request.tag, request.ref_id
         trace.model, trace.streamed = request.model, bool(request.stream)
-        native = native_members(call.members)
-        chat = NativeChat(
-            members=normal_members(native, stream=bool(request.stream)),
-            native=native,
-            only="ollama" if any(native.get(name) for name in _ONLY_OLLAMA) else None,
-            model=request.model,
-            stream=bool(request.stream),
-            wants_usage=False,
-            request_id=call.request_id,
-            created=int(self._clock.now().timestamp()),
-        )
+        chat = self._chat(request, call)
         form = GenerationForm(self._clock, began=trace.started)
-        if not chat.stream:
-            answered = await self._relay.complete(chat, trace, request.provider)
-            members = (
-                cast("Members", msgspec.json.decode(answered.body))
-                if isinstance(answered, NativeAnswer)
-                else form.generated(answered.body, answered.usage)
-            )
-            if not speaks_as_ollama(trace.path, call.members):
-                members = form.in_contract(members)
-            return JsonBytes(msgspec.json.encode(members))
-        opened = await self._relay.stream(chat, trace, request.provider)
+        if chat.stream:
+            return await self._stream(chat, call, request.provider, form)
+        answered = await self._relay.complete(chat, trace, request.provider)
+        if isinstance(answered, NativeAnswer):
+            members: Members = msgspec.json.decode(answered.body)
+        else:
+            members = form.generated(answered.body, answered.usage)
+        if not speaks_as_ollama(trace.path, call.members):
+            members = form.in_contract(members)
+        return JsonBytes(msgspec.json.encode(members))
+
+    async def _stream(
+        self, chat: NativeChat, call: Call, provider: str | None, form: "GenerationForm"
+    ) -> EventStream:
+        opened = await self._relay.stream(chat, call.trace, provider)
         lines = rest(opened)
         if not isinstance(opened.reader, NativeReader):
             lines = form.lines(lines, lambda: opened.reader.usage)
         return EventStream(lines, lambda: closed(opened), StreamForm.NDJSON)
+
+    def _chat(self, request: OllamaGeneration, call: Call) -> NativeChat:
+        native = native_members(call.members)
+        stream = bool(request.stream)
+        return NativeChat(
+            members=normal_members(native, stream=stream),
+            native=native,
+            only="ollama" if any(native.get(name) for name in _ONLY_OLLAMA) else None,
+            model=request.model,
+            stream=stream,
+            # The last line is written from what the reader counts.
+            wants_usage=False,
+            request_id=call.request_id,
+            created=int(self._clock.now().timestamp()),
+        )
 
 
 def speaks_as_ollama(path: str, members: Members) -> bool:

@@ -110,9 +110,11 @@ class Relay:
                 lease.release()
                 if failure.kind is FailureKind.REQUEST:
                     raise failure.error from failure
-            except InvalidRequest as unfit:
-                # This provider cannot carry the request; another one of the model may.
-                tries.lose(lease.provider.id, Failure(FailureKind.REQUEST, unfit))
+            except ApiError as unfit:
+                # It cannot carry the request, or is not set up; another one of the model may do.
+                invalid = isinstance(unfit, InvalidRequest)
+                kind = FailureKind.REQUEST if invalid else FailureKind.UNREACHABLE
+                tries.lose(lease.provider.id, Failure(kind, unfit))
                 lease.release()
             except BaseException:
                 tries.abandon()
@@ -177,10 +179,11 @@ class Relay:
     ) -> T:
         name = lease.provider.name
         tries.begin(lease)
-        try:
-            endpoint = await self._endpoints.of(lease.provider)
-        except ApiError as error:
-            raise Failure(FailureKind.CREDENTIALS, error) from error
+        endpoint = await self._endpoints.of(lease.provider)
+        if chat.only not in (None, endpoint.type.dialect):
+            raise InvalidRequest(
+                f"Provider {name} does not speak {chat.only}, which alone can carry this request."
+            )
         adapter = self._upstreams.adapter(endpoint)
         fitted = msgspec.structs.replace(chat, members=members)
         outgoing = adapter.request(fitted, endpoint, model=lease.api_model, provider=name)
@@ -203,7 +206,8 @@ class Relay:
         response = await self._send(asked, chat)
         reader = asked.adapter.reader(chat, asked.endpoint, provider=name)
         try:
-            if response.headers.get(b"content-type", b"").startswith(b"application/json"):
+            whole = response.headers.get(b"content-type", b"").startswith(b"application/json")
+            if whole and not reader.native:
                 body = await self._upstreams.read(response, MAX_ANSWER, name)
                 answered = asked.adapter.answer(body, chat, provider=name)
                 held, reader = replayed(answered, chat, name), _Replay(answered.usage)
@@ -277,6 +281,8 @@ async def _until_begun(response: UpstreamResponse, reader: StreamReader, name: s
 
 class _Replay:
     """The reader of a stream that is known already."""
+
+    native = False
 
     def __init__(self, usage: Usage | None) -> None:
         self.begun = self.finished = True

@@ -81,6 +81,20 @@ class Upstreams:
         except UpstreamError as error:
             raise unreachable(error, provider) from error
 
+    async def beat(self, endpoint: Endpoint, url: str, provider: str) -> None:
+        """Returns when an address of the operator's choice answers 2xx. Raises Failure."""
+        try:
+            async with await self._pool.send(
+                Target.parse(url),
+                method=b"GET",
+                headers=(_AGENT, *endpoint.headers),
+                timeouts=_LISTING,
+            ) as response:
+                if not 200 <= response.status < 300:
+                    raise await self._refused(response, endpoint, provider)
+        except UpstreamError as error:
+            raise unreachable(error, provider) from error
+
     async def _refused(
         self, response: UpstreamResponse, endpoint: Endpoint, provider: str
     ) -> Failure:

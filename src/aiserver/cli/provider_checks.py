@@ -5,11 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from aiserver import settings as s
-from aiserver.chat.adapters.anthropic import AnthropicAdapter
-from aiserver.chat.adapters.google import GoogleAdapter
-from aiserver.chat.adapters.ollama import OllamaAdapter
-from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.adapters.dialects import ADAPTERS
 from aiserver.chat.failures import Failure
 from aiserver.chat.upstreams import Upstreams
 from aiserver.cli.checks import FAILED, OK, WARNING, Finding, Installation
@@ -42,18 +38,10 @@ class ProviderChecks:
 
     def __init__(self, at: Installation, learn: Callable[[str], None]) -> None:
         self._at = at
-        self._texts = texts(at.settings)
+        self._texts = at.settings.texts()
         self._endpoints = Endpoints(at.store, self._texts, _no_engine, learn)
         self._pool = UpstreamPool()
-        self._upstreams = Upstreams(
-            self._pool,
-            {
-                "openai": OpenAiAdapter(),
-                "anthropic": AnthropicAdapter(),
-                "google": GoogleAdapter(),
-                "ollama": OllamaAdapter(),
-            },
-        )
+        self._upstreams = Upstreams(self._pool, ADAPTERS)
 
     async def close(self) -> None:
         await self._pool.aclose()
@@ -133,16 +121,6 @@ class ProviderChecks:
         except (UpstreamError, KeyError, ValueError):
             return None
         return (told.replace(tzinfo=told.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-
-
-def texts(settings: s.Settings) -> dict[str, str]:
-    """Settings by name as plain text, for what looks them up by a name in the catalogue."""
-    values = {row.name: settings.get(row) for row in s.SETTINGS}
-    return {
-        name: value.reveal() if isinstance(value, s.Secret) else str(value)
-        for name, value in values.items()
-        if isinstance(value, (s.Secret, str))
-    }
 
 
 async def _no_engine() -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """ai-server providers: list and change the providers of chat models."""
 
+import asyncio
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -8,11 +9,16 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aiserver.cli.console import CommandError, reported, say, show, table
-from aiserver.cli.options import DataFlag, FileFlag, JsonFlag
+from aiserver import settings as s
+from aiserver.cli.checks import FAILED, Installation
+from aiserver.cli.console import CommandError, note, reported, say, show, table
+from aiserver.cli.doctor import opened
+from aiserver.cli.options import DataFlag, FileFlag, JsonFlag, load
+from aiserver.cli.provider_trial import Trial, Tried
 from aiserver.cli.session import with_data
 from aiserver.contract.errors import ApiError
 from aiserver.data import Data
+from aiserver.kit.redact import Redactor
 from aiserver.providers.catalogue import BY_ID
 from aiserver.providers.handlers import checked, refuse_identity
 from aiserver.providers.operations import AiProviderModel, CreateAiProvider, UpdateAiProvider
@@ -36,6 +42,15 @@ PriorityFlag = Annotated[int | None, typer.Option("--priority", help="Higher is 
 ConcurrencyFlag = Annotated[
     int | None, typer.Option("--concurrency", help="Calls at once; 0 is no limit.")
 ]
+WeightFlag = Annotated[
+    int | None,
+    typer.Option("--weight", min=1, max=1000, help="Its part of the load beside others."),
+]
+ChatFlag = Annotated[
+    str | None, typer.Option("--chat", help="Also sends this model one tiny chat; it may cost.")
+]
+
+_SHOWN_MODELS = 20
 
 
 @commands.command("list")
@@ -62,6 +77,7 @@ def list_providers(
         "enabled": "Enabled",
         "priority": "Priority",
         "concurrency": "Slots",
+        "weight": "Weight",
         "models": "Models",
     }
     table(found, columns, empty="No providers yet. Add one: ai-server providers add --help")
@@ -77,6 +93,7 @@ def add(
     model: ModelFlag = None,
     priority: PriorityFlag = None,
     concurrency: ConcurrencyFlag = None,
+    weight: WeightFlag = None,
     data: DataFlag = None,
     config: FileFlag = None,
     as_json: JsonFlag = False,
@@ -91,6 +108,7 @@ def add(
         models=_models(model),
         priority=priority,
         concurrency=concurrency,
+        weight=weight,
     )
 
     async def create(opened: Data) -> Provider:
@@ -115,6 +133,7 @@ def edit(
     model: ModelFlag = None,
     priority: PriorityFlag = None,
     concurrency: ConcurrencyFlag = None,
+    weight: WeightFlag = None,
     data: DataFlag = None,
     config: FileFlag = None,
     as_json: JsonFlag = False,
@@ -129,6 +148,7 @@ def edit(
         models=_models(model),
         priority=priority,
         concurrency=concurrency,
+        weight=weight,
     )
     with reported(), _explained():
         provider = with_data(data, config, _changer(name, lambda _: checked(request)))
@@ -173,6 +193,56 @@ def remove(
     _done(provider, "removed", as_json)
 
 
+@commands.command("test")
+def try_out(
+    name: NameArgument,
+    chat: ChatFlag = None,
+    data: DataFlag = None,
+    config: FileFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Asks a provider for its models, beside a running server or without one."""
+    redact = Redactor()
+    with reported():
+        settings = load(data, config)
+        for setting in s.SETTINGS:
+            if isinstance(value := settings.get(setting), s.Secret):
+                redact.learn(value.reveal())
+        with opened(settings, redact) as at:
+            provider = _found(list(at.providers), name)
+            if chat is not None:
+                note(f"One tiny chat with {chat} goes to {provider.name}, which may bill it.")
+            tried = asyncio.run(_tried(at, provider, chat, redact))
+    if as_json:
+        show(tried)
+    else:
+        _say_tried(tried)
+    if tried.state == FAILED:
+        raise typer.Exit(1)
+
+
+async def _tried(at: Installation, provider: Provider, chat: str | None, redact: Redactor) -> Tried:
+    trial = Trial(at, provider, redact.learn)
+    try:
+        tried = await trial.run(chat)
+    finally:
+        await trial.close()
+    tried.found, tried.do = redact(tried.found), redact(tried.do)
+    return tried
+
+
+def _say_tried(tried: Tried) -> None:
+    say(f"Provider {tried.provider}: {tried.found} ({tried.seconds:.2f} s).")
+    if tried.models:
+        more = len(tried.models) - _SHOWN_MODELS
+        listed = ", ".join(tried.models[:_SHOWN_MODELS])
+        say(f"Models: {listed}{f' and {more} more' if more > 0 else ''}")
+    if tried.chat is not None:
+        say(f"Chat: {tried.chat!r} ({tried.chat_seconds:.2f} s).")
+    if tried.do:
+        say(f"What to do: {tried.do}")
+
+
 def _changer(name: str, change: Callable[[Provider], dict[str, Any]]) -> Any:
     async def run(opened: Data) -> Provider:
         provider = _find(opened, name)
@@ -189,7 +259,10 @@ def _changer(name: str, change: Callable[[Provider], dict[str, Any]]) -> Any:
 
 
 def _find(opened: Data, name: str) -> Provider:
-    providers = opened.providers.all()
+    return _found(opened.providers.all(), name)
+
+
+def _found(providers: list[Provider], name: str) -> Provider:
     for provider in providers:
         if name in (provider.name, str(provider.id)):
             return provider
@@ -208,6 +281,7 @@ def _row(provider: Provider) -> dict[str, Any]:
         "enabled": provider.enabled,
         "priority": provider.priority,
         "concurrency": provider.concurrency,
+        "weight": provider.weight,
         "models": [m.model for m in provider.models] or ["(as the upstream lists)"],
     }
 

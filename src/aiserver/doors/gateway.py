@@ -25,7 +25,7 @@ from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
 from aiserver.doors.cookies import guard, session_of
 from aiserver.doors.cors import Cors
 from aiserver.doors.encoding import to_csv, to_php_json
-from aiserver.doors.problems import Dialect, body_of, both, open_ai, service_stack
+from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
 from aiserver.doors.routes import Found, find
 from aiserver.doors.serving import Lifecycle
@@ -39,6 +39,7 @@ Page = Callable[[Scope, Send, Pairs], Awaitable[None]]
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # Typed clients post to these paths as well as OpenAI's own.
 _SHARED = frozenset({"/v1/chat/completions", "/chat/completions"})
+_GENERATE = "/api/generate"
 _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 # gzip;q=0 is how a client says that it does not take it.
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
@@ -242,6 +243,8 @@ class Gateway:
 def dialect_of(path: str) -> Dialect:
     if path in _SHARED:
         return both
+    if path == _GENERATE:
+        return ollama
     return open_ai if path.startswith("/v1/") else service_stack
 
 

@@ -13,13 +13,18 @@ Problems = Callable[[], dict[str, str]]
 
 
 class Health:
-    """`problems` names each part that keeps calls from being served, and why."""
+    """`problems` names each part that keeps calls from being served, and why; `warnings` others."""
 
     def __init__(
-        self, lifecycle: Lifecycle, problems: Problems, local: Callable[[], dict[str, Any]]
+        self,
+        lifecycle: Lifecycle,
+        problems: Problems,
+        warnings: Problems,
+        local: Callable[[], dict[str, Any]],
     ) -> None:
         self._lifecycle = lifecycle
         self._problems = problems
+        self._warnings = warnings
         self._local = local
 
     def pages(self) -> dict[str, Page]:
@@ -39,6 +44,8 @@ class Health:
         body: dict[str, Any] = {"status": "unready" if problems else "ready"}
         if problems:
             body["problems"] = problems
+        if warnings := self._warnings():
+            body["warnings"] = warnings
         body["local"] = self._local()
         status = 503 if problems else 200
         await send_json(send, status, [*headers, _FRESH], msgspec.json.encode(body))

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 
 from aiserver.contract.errors import Unauthenticated
-from aiserver.doors.gateway import Page, Scope
+from aiserver.doors.gateway import Page, Scope, credentials_of
 from aiserver.doors.replies import Pairs, Send, send_bytes
+from aiserver.keys.access import Credentials
 from aiserver.kit.telemetry import Telemetry
 from aiserver.settings.casts import Secret
 
@@ -21,10 +22,10 @@ _FORWARDED = "x-forwarded-"
 
 
 class Metrics:
-    """`is_admin` says whether a request's headers are an administrator's; it may refuse them."""
+    """`is_admin` says whether credentials are an administrator's; it may refuse them."""
 
     def __init__(
-        self, telemetry: Telemetry, *, token: Secret | None, is_admin: Callable[[Headers], bool]
+        self, telemetry: Telemetry, *, token: Secret | None, is_admin: Callable[[Credentials], bool]
     ) -> None:
         self._telemetry = telemetry
         self._token = token.reveal().encode() if token is not None else b""
@@ -36,7 +37,8 @@ class Metrics:
     async def scrape(self, scope: Scope, send: Send, headers: Pairs) -> None:
         """Raises Unauthenticated for anyone else."""
         asked = Headers(scope=scope)
-        if not (self._has_token(asked) or from_here(scope, asked) or self._is_admin(asked)):
+        known = self._has_token(asked) or from_here(scope, asked)
+        if not known and not self._is_admin(credentials_of(asked)):
             raise Unauthenticated(
                 "Not Authenticated. Send METRICS_TOKEN or the administrator's secret: "
                 "Authorization: Bearer ..."

@@ -46,6 +46,11 @@ def open_ai(error: ApiError, redact: Callable[[str], str]) -> Problem:
     }
 
 
+def ollama(error: ApiError, redact: Callable[[str], str]) -> Problem:
+    """{"error": "..."} as Ollama's clients read it, on a path that typed clients share."""
+    return {"error": redact(error.message), **service_stack(error, redact)}
+
+
 def both(error: ApiError, redact: Callable[[str], str]) -> Problem:
     """On a path that typed clients and OpenAI's share."""
     return {**open_ai(error, redact), **service_stack(error, redact)}

@@ -71,8 +71,14 @@ class HistoryHandlers:
     async def logs(self, request: RequestLogs, call: Call) -> RequestLogsResponse:
         now = self._clock.now()
         search = search_of(request, now=now, this_month=_month(now), key_of=self._key_of)
-        page = await self._reader.run(lambda shelf: find(shelf, search))
-        return RequestLogsResponse(results=[entry_of(c) for c in page.calls], total=page.total)
+
+        def answer(shelf: Shelf) -> RequestLogsResponse:
+            page = find(shelf, search)
+            return RequestLogsResponse(
+                results=[entry_of(found) for found in page.calls], total=page.total
+            )
+
+        return await self._reader.run(answer)
 
     async def query(self, request: AdminQueryRequestLogs, call: Call) -> QueryResponse[RequestLog]:
         month = _month(request.month or self._clock.now())

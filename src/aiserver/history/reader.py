@@ -21,12 +21,17 @@ _STEPS_A_LOOK = 100_000
 
 
 class Shelf:
-    """The months that can be read; for the reader's thread alone."""
+    """The months that can be read; for the reader's thread alone.
+
+    `until`, on the monotonic clock, is when a question has taken too long; `last` the file that was
+    looked at last.
+    """
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._open: OrderedDict[str, tuple[Raw, int]] = OrderedDict()
         self.until = 0.0
+        self.last = ""
 
     def months(self) -> list[str]:
         """Oldest first."""
@@ -38,6 +43,7 @@ class Shelf:
         Raises StorageError or DriverError.
         """
         path = self._archive.path(month)
+        self.last = path.name
         try:
             inode = path.stat().st_ino
         except OSError:
@@ -104,8 +110,10 @@ class Reader:
                     "a shorter time, or by id.",
                     reason="too_slow",
                 ) from error
-            raise StorageError(f"Cannot read the history: {error}.") from error
+            raise StorageError(f"Cannot read {self._shelf.last}: {error}.") from error
 
     def close(self) -> None:
+        """Ends the question that is being answered."""
+        self._shelf.until = 0.0
         self._thread.shutdown(cancel_futures=True)
         self._shelf.close()

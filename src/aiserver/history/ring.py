@@ -3,6 +3,7 @@
 import mmap
 import os
 import random
+from array import array
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,10 @@ class Progress:
             self.slots[slot] = value
 
     def close(self) -> None:
+        """The counters can still be read."""
+        kept = array("Q", self.slots)
         self.slots.release()
+        self.slots = memoryview(kept)
         self._memory.close()
 
 

@@ -87,14 +87,16 @@ def find(shelf: Shelf, search: Search) -> Page:
     return Page(calls, total)
 
 
-def _month(connection: Raw, search: Search, *, skip: int, take: int) -> list[Found]:
+def page_sql(search: Search) -> str:
+    """The numbers of one page of calls; its last two parameters are how many, and from where."""
     way = "DESC" if search.descending else "ASC"
-    sql = (
-        f"SELECT id FROM calls WHERE {search.fits.sql} ORDER BY {search.column} {way}, id {way} "
-        "LIMIT ? OFFSET ?"
-    )
-    ids = [id for (id,) in connection.execute(sql, [*search.fits.values, take, skip])]
-    return calls_of(connection, ids)
+    order = f"{search.column} {way}" + ("" if search.column == "id" else f", id {way}")
+    return f"SELECT id FROM calls WHERE {search.fits.sql} ORDER BY {order} LIMIT ? OFFSET ?"
+
+
+def _month(connection: Raw, search: Search, *, skip: int, take: int) -> list[Found]:
+    places = connection.execute(page_sql(search), [*search.fits.values, take, skip])
+    return calls_of(connection, [id for (id,) in places])
 
 
 def _count(connection: Raw, fits: Clause) -> int:

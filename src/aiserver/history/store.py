@@ -72,9 +72,7 @@ class History:
 
         Never waits and never fails; a full ring drops the call and counts it.
         """
-        if not self._ring.add(trace):
-            self._full()
-        elif len(self._ring) == self._wake_at:
+        if self._ring.add(trace) and len(self._ring) == self._wake_at:
             self._writer.wake()
 
     def wake(self) -> None:
@@ -121,7 +119,3 @@ class History:
     def problems(self) -> dict[str, str]:
         """For the health page; empty while calls are written."""
         return {"history": self._writer.problem} if self._writer.problem else {}
-
-    def _full(self) -> None:
-        if self._ring.dropped == 1:
-            _log.error("history_full", held=len(self._ring))

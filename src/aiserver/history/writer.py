@@ -60,6 +60,7 @@ class Writer:
         self._ending = False
         self._wake = threading.Event()
         self._month = ""
+        self._drops = (False, 0)
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self.problem: str | None = None
         self.lost_at_last_stop: int | None = None
@@ -90,6 +91,7 @@ class Writer:
             self._wake.clear()
             self._guarded(self._keep)
             self._guarded(self._drain)
+            self._tell_drops()
         self._guarded(self._drain)
         self._archive.close()
 
@@ -179,9 +181,11 @@ class Writer:
         connection.execute("SAVEPOINT rows")
         try:
             tally = self._insert_rows(connection, calls, mend=_as_is)
-        except (IntegrityError, UnicodeEncodeError, OverflowError):
+        except Exception as error:  # one odd call must not take its batch with it
+            if isinstance(error, DriverError) and not isinstance(error, IntegrityError):
+                raise
             connection.execute("ROLLBACK TO rows")
-            calls = _unknown(connection, calls)
+            calls = [call for call in _unknown(connection, calls) if self._storable(call)]
             tally = self._insert_rows(connection, calls, mend=plain)
         tally.write(connection)
         connection.execute(_RUN, (self._progress.run, len(calls)))
@@ -201,6 +205,23 @@ class Writer:
             for sql, values in in_blocks(_CONTENTS, contents):
                 connection.execute(sql, values)
         return tally
+
+    def _storable(self, call: Trace) -> bool:
+        try:
+            Tally().add([plain(row_of(call, self._redact))])
+        except Exception:  # whatever it holds, the next one is whole
+            _log.exception("history_call_unusable", request_id=call.request_id)
+            return False
+        return True
+
+    def _tell_drops(self) -> None:
+        """Logs when the ring begins to drop calls, and when it has stopped."""
+        (dropping, before), dropped = self._drops, self._ring.dropped
+        if dropped > before and not dropping:
+            _log.error("history_full", held=len(self._ring), dropped=dropped)
+        elif dropped == before and dropping:
+            _log.info("history_keeps_up_again", dropped=dropped)
+        self._drops = (dropped > before, dropped)
 
     def _discard(self, calls: list[Trace]) -> None:
         self._progress.slots[DISCARDED] += len(calls)

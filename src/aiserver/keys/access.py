@@ -88,6 +88,11 @@ class KeyRing:
             return ADMINISTRATOR
         raise Unauthenticated("Invalid API Key")
 
+    def id_of(self, text: str) -> int | None:
+        """The id of the key with this text."""
+        entry = self._keys.get(digest(text))
+        return entry.key.id if entry is not None else None
+
     def credential(self, caller: Caller) -> bytes:
         """The hash that this caller is known by; it changes with the key or the secret."""
         if caller.key_id == 0:

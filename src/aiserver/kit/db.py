@@ -167,10 +167,11 @@ class Database:
         return batch, False
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, *, page_size: int = 4096) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
     try:
+        connection.execute(f"PRAGMA page_size={page_size}")
         mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StorageError(
@@ -238,13 +239,14 @@ DriverError = sqlite3.Error
 Raw = stdlib_sqlite3.Connection
 
 
-def open_file(path: Path, *, read_only: bool = False, synchronous: str = "NORMAL") -> Raw:
+def open_file(path: Path, *, read_only: bool = False, page_size: int = 4096) -> Raw:
     """A connection for one thread at a time; one that writes makes the file, in WAL mode.
 
-    Raises DriverError, StorageError or OSError.
+    What it commits outlives the process, the last of it not a power cut. `page_size`, in bytes,
+    counts for a new file. Raises DriverError, StorageError or OSError.
     """
     if not read_only:
-        _prepare(path)
+        _prepare(path, page_size=page_size)
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",
         uri=True,
@@ -252,7 +254,7 @@ def open_file(path: Path, *, read_only: bool = False, synchronous: str = "NORMAL
         check_same_thread=False,
         timeout=_BUSY_SECONDS,
     )
-    connection.execute(f"PRAGMA synchronous={synchronous}")
+    connection.execute("PRAGMA synchronous=NORMAL")
     return connection
 
 

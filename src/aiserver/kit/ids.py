@@ -31,12 +31,13 @@ class CallIds:
 
     def __init__(self) -> None:
         self._last = 0
+        self._start = int.from_bytes(os.urandom(2)) << 3
 
     def next(self, now_ms: int) -> int:
         """Greater than every number before, even when the clock steps back."""
         floor = now_ms << _COUNT_BITS
         if floor > self._last:
-            self._last = floor | (int.from_bytes(os.urandom(2)) << 3)
+            self._last = floor | self._start
         else:
             self._last += 1
         return self._last

@@ -52,7 +52,7 @@ class CatalogueHandlers:
         *,
         asleep: Callable[[Provider], bool],
         media: Callable[[], Iterable[str]],
-        reread: Callable[[], Awaitable[None]],
+        reread: Callable[[], Awaitable[dict[str, str]]],
     ) -> None:
         self._catalogue = catalogue
         self._pool = pool
@@ -134,8 +134,7 @@ class CatalogueHandlers:
     async def reload(self, request: Reload, call: Call) -> EmptyResponse:
         self._catalogue.reload()
         self._tables.clear()
-        await self._reread()
-        problems = self._catalogue.problems
+        problems = self._catalogue.problems | await self._reread()
         if not problems:
             return EmptyResponse()
         told = f"Not used: {', '.join(problems)}. The rows shipped with the server stay."

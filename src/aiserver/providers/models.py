@@ -149,9 +149,9 @@ _PROMPTS = _File("prompts.json", Prompt)
 _VOICES = _File("tts-voices.json", TextToSpeechVoice)
 _MEDIA_TYPES = _File("media-types.json", MediaType)
 _MEDIA_MODELS = _File("media-models.json", MediaModel)
-_NAMES = frozenset(
-    each.name for each in (_AI_MODELS, _PROMPTS, _VOICES, _MEDIA_TYPES, _MEDIA_MODELS)
-)
+_FILES = (_AI_MODELS, _PROMPTS, _VOICES, _MEDIA_TYPES, _MEDIA_MODELS)
+# Prices are overridden beside these, and read by whoever knows money.
+_NAMES = frozenset({"prices.json", *(each.name for each in _FILES)})
 
 
 class Catalogue:

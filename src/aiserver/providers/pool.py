@@ -112,6 +112,11 @@ class ProviderPool:
                 found.setdefault(model, provider.name)
         return found
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a slot."""
+        return len(self._line.waiting)
+
     def running(self, provider_id: int) -> int:
         candidate = self._candidates.get(provider_id)
         return candidate.running if candidate else 0

@@ -108,7 +108,7 @@ class Line:
         now = self._clock.monotonic()
         at = candidate.health.changes_at(now)
         if at is not None:
-            loop = asyncio.get_running_loop()
+            loop = next(iter(self._at[candidate])).turn.get_loop()
             self._alarms[candidate] = loop.call_later(at - now, self._rung, candidate)
 
     def _rung(self, candidate: Candidate) -> None:

@@ -241,6 +241,16 @@ class Settings:
         value = self._values[setting.name]
         return default if value is None else value
 
+    def texts(self) -> dict[str, str]:
+        """The values that are text, secrets in clear, for who looks them up by name."""
+        found: dict[str, str] = {}
+        for name, value in self._values.items():
+            if isinstance(value, Secret):
+                found[name] = value.reveal()
+            elif isinstance(value, str):
+                found[name] = value
+        return found
+
     def shown(self) -> Iterator[tuple[str, str, str]]:
         """(name, value as it may be printed, where it came from), in the table's order."""
         for setting in SETTINGS:

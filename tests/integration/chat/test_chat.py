@@ -202,7 +202,7 @@ async def test_upstream_that_cannot_stream_is_streamed_for(
     events = (await serving.chat(stream=True, **options)).events()
     chunk = {"id": "c1", "object": "chat.completion.chunk", "x": 1}
     delta = {"index": 0, "delta": message, "finish_reason": "stop"}
-    message["tool_calls"] = [{"id": "a", "index": 0}]
+    message["tool_calls"] = [{"id": "a", "type": "function", "index": 0}]
     wanted = [{**chunk, "choices": [delta]}, {**chunk, "choices": [], "usage": usage}, "[DONE]"]
     assert events == (wanted if asked else [wanted[0], wanted[2]])
 

@@ -4,10 +4,10 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
-from starlette.datastructures import Headers
 
 from aiserver.contract.errors import Unauthenticated
 from aiserver.doors.metrics import Metrics
+from aiserver.keys.access import Credentials
 from aiserver.kit.telemetry import Telemetry
 from aiserver.settings.casts import secret
 from gateway import SECRET, TestGateway
@@ -16,8 +16,8 @@ TOKEN = "scrape-0123456789-0123456789"
 
 
 def page(*, token: str | None = TOKEN) -> Metrics:
-    def is_admin(headers: Headers) -> bool:
-        return headers.get("authorization") == "Bearer admin"
+    def is_admin(credentials: Credentials) -> bool:
+        return credentials.bearer == "admin"
 
     return Metrics(
         Telemetry(version="1", operations=["Chat"]),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aiserver import app
+from aiserver.providers.local import embedded
 from aiserver.providers.local.weights import WEIGHTS, Weight
 from fakes.gguf import write_tiny_gguf
 from gateway import TestGateway, running
@@ -36,8 +36,8 @@ async def embedding(
         description="Random weights.",
         sources=(),
     )
-    monkeypatch.setattr(app, "WEIGHTS", (weight,))
-    monkeypatch.setattr(app, "_RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(embedded, "WEIGHTS", (weight,))
+    monkeypatch.setattr(embedded, "RECHECK_SECONDS", 0.05)
     async with running(tmp_path / "data", migrated, LOCAL_MODELS="true") as opened:
         yield opened
 
@@ -97,7 +97,7 @@ async def test_model_pulled_later_answers_without_a_restart(
 async def test_killed_engine_comes_back(embedding: TestGateway, tiny: Path) -> None:
     put(embedding, tiny)
     await ready(embedding)
-    engine = embedding.app._engine
+    engine = embedding.app._embedded.engine
     assert engine is not None
     child = engine._child.pid
     assert child is not None

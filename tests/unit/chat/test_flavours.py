@@ -2,6 +2,7 @@
 
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from aiserver.providers.catalogue import TYPES
 MISTRAL = flavour_of("Mistral AI")
 GROQ = flavour_of("GroqCloud")
 LOCAL = flavour_of("Local")
+STREAMS = Path(__file__).parents[2] / "fixtures" / "compatible"
 QUESTION: list[Any] = [{"role": "user", "content": "hello"}]
 CALL = {"type": "function", "function": {"name": "get_time", "arguments": "{}"}}
 
@@ -254,6 +256,47 @@ def test_replies_become_openais() -> None:
         b'{"id":"x","cost":1.10,"choices":[{"index":0,"delta":{"content":"",'
         b'"reasoning_content":"hm"},"finish_reason":"length"}]}'
     )
+
+
+def chunks_of(name: str) -> list[bytes]:
+    lines = (STREAMS / f"{name}.sse").read_bytes().split(b"\n")
+    return [line[6:] for line in lines if line.startswith(b"data: {")]
+
+
+def test_thinking_stream_becomes_text_and_thoughts() -> None:
+    chunks = chunks_of("mistral_thinking")
+    deltas = [msgspec.json.decode(normal_payload(each))["choices"][0]["delta"] for each in chunks]
+    assert "".join(delta["content"] for delta in deltas) == "echo: hello"
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Let me think."
+    assert [usage_of(each) for each in chunks if usage_of(each)] == [Usage(prompt=1, completion=5)]
+
+
+def test_streamed_calls_get_their_type() -> None:
+    last = msgspec.json.decode(normal_payload(chunks_of("mistral_tool_calls")[-1]))
+    calls = last["choices"][0]["delta"]["tool_calls"]
+    assert [(call["index"], call["type"]) for call in calls] == [(0, "function"), (1, "function")]
+    assert all(msgspec.json.decode(call["function"]["arguments"]) for call in calls)
+
+
+def test_cost_beside_a_silent_choice_is_found() -> None:
+    *before, last = chunks_of("openrouter_cost")
+    assert all(normal_payload(each) is each and usage_of(each) is None for each in before)
+    usage = usage_of(last)
+    assert usage is not None
+    assert usage.cost == Decimal("0.00012345678901234567891")
+    assert (usage.cached, usage.cache_written, usage.reasoning) == (3, 0, 0)
+
+
+def test_error_after_tokens_is_read() -> None:
+    last = chunks_of("openrouter_error")[-1]
+    answer = error_answer(last, {})
+    assert (answer.message, answer.code, answer.status) == (
+        "Provider disconnected",
+        "provider_unavailable",
+        502,
+    )
+    with pytest.raises(GaveUp):
+        normal_payload(last)
 
 
 def test_answer_that_was_given_up_is_no_answer() -> None:

@@ -535,6 +535,29 @@ async def test_provider_that_is_back_serves_all_who_wait() -> None:
     assert [(await w).provider.id for w in waiters] == [2, 2, 2]
 
 
+async def test_trial_that_ends_without_a_word_goes_to_the_next() -> None:
+    clock = StillClock()
+    pool = pool_of(provider(1, "a", concurrency=1), provider(2, "a"), clock=clock)
+    failing(pool, 2)
+    clock.seconds += 5
+    taken(pool, tried=[2])
+    trial = taken(pool)
+    [waiter] = await waiting_for(pool, "a")
+    trial.release()
+    assert (await waiter).provider.id == 2
+
+
+async def test_caller_that_cannot_be_served_blocks_nobody() -> None:
+    pool = pool_of(provider(1, "a", "b", concurrency=1), provider(2, "a", concurrency=1))
+    taken(pool, tried=[2]).failed(FailureKind.MODEL_MISSING)
+    taken(pool)
+    first, second = await waiting_for(pool, "a", "b")
+    pool.freed(pool._candidates[1])
+    assert (await second).model == "b"
+    assert not first.done()
+    first.cancel()
+
+
 async def test_longer_line_costs_a_release_no_more() -> None:
     pool = pool_of(provider(1, "a", concurrency=1))
     lease = taken(pool)
@@ -684,16 +707,17 @@ class Traffic(RuleBasedStateMachine):
             self.pool._line._rung(candidate)
 
     @invariant()
-    def slots_are_what_is_held(self) -> None:
+    def slots_are_held_or_wanted_by_nobody(self) -> None:
         self.spin()
         counted = Counter(lease.provider.id for lease in self.held)
         for id in (1, 2, 3):
             assert self.pool.running(id) == counted[id]
-
-    @invariant()
-    def nobody_waits_for_a_free_slot(self) -> None:
         for model, tried in self.ordered.values():
-            assert self.pool.choose(model, tried=tried) is None
+            try:
+                assert self.pool.choose(model, tried=tried) is None
+            except NobodyLeft:
+                # One that it tried is well again: that tells it nothing until a slot is free.
+                assert tried
 
     def teardown(self) -> None:
         for lease in list(self.held):
@@ -712,6 +736,6 @@ class Traffic(RuleBasedStateMachine):
 
 
 Traffic.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=25, derandomize=True, database=None, deadline=None
+    max_examples=40, stateful_step_count=25, derandomize=True, database=None, deadline=None
 )
 TestTraffic = Traffic.TestCase

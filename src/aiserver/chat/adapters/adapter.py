@@ -18,7 +18,8 @@ class Chat(msgspec.Struct, kw_only=True):
     """One chat as its caller asked for it, in the normal form, without the gateway's own members.
 
     `wants_usage`: the caller asked for a usage chunk in its stream. `created` is in seconds since
-    1970. `request_id` names the call at the upstream too.
+    1970. `request_id` names the call at the upstream too. `only` is the one dialect that can carry
+    all of it, None when any can.
     """
 
     members: dict[str, Any]
@@ -27,6 +28,7 @@ class Chat(msgspec.Struct, kw_only=True):
     wants_usage: bool
     request_id: str
     created: int
+    only: str | None = None
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -47,11 +49,13 @@ class Answered(msgspec.Struct, frozen=True):
 class StreamReader(Protocol):
     """Reads one streamed answer; what it gives out are whole server-sent events, [DONE] included.
 
+    `native`: it gives out the upstream's own dialect instead, because its caller speaks it too.
     `begun`: something that the model said has been given out, so another provider must not be asked
     any more. `finished`: the upstream ended its answer in the way of its dialect. After `failure`
     is set, nothing more is fed.
     """
 
+    native: bool
     begun: bool
     finished: bool
     usage: Usage | None

@@ -40,6 +40,7 @@ class AnthropicReader:
     """See StreamReader. The role goes out with the first word, so that nothing is begun before."""
 
     def __init__(self, chat: Chat, provider: str) -> None:
+        self.native = False
         self.begun = False
         self.finished = False
         self.usage: Usage | None = None

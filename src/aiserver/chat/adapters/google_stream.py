@@ -43,6 +43,7 @@ class GoogleReader:
     """Gives out the chunks of one streamed answer."""
 
     def __init__(self, chat: Chat, provider: str) -> None:
+        self.native = False
         self.begun = False
         self.finished = False
         self.usage: Usage | None = None

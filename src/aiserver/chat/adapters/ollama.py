@@ -52,13 +52,9 @@ _UNKNOWN_TO_OLLAMA = ("logit_bias", "functions", "function_call", "audio")
 
 
 class NativeChat(Chat, kw_only=True):
-    """A chat that came as a call of /api/generate; `native` holds its members as Ollama names them.
-
-    `only` names the dialect that alone can answer it, where the normal form cannot hold it all.
-    """
+    """A chat that came as a call of /api/generate; `native` are its members in Ollama's words."""
 
     native: dict[str, Any]
-    only: str | None = None
 
 
 class NativeAnswer(Answered, frozen=True):
@@ -235,9 +231,10 @@ def _format(members: dict[str, Any]) -> Any:
             return asked.get("schema") or "json"
         case "json_schema":
             described = asked.get("json_schema")
-            schema = cast("dict[str, Any]", described).get("schema") if described else None
-            if isinstance(schema, dict):
-                return cast("dict[str, Any]", schema)
+            if isinstance(described, dict):
+                schema = cast("dict[str, Any]", described).get("schema")
+                if isinstance(schema, dict):
+                    return cast("dict[str, Any]", schema)
             problem = "response_format.json_schema has no schema."
         case kind:
             problem = f"This provider speaks Ollama, which has no response format {kind!r}."

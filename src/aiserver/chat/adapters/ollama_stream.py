@@ -107,6 +107,8 @@ class LineSplitter:
 class OllamaReader:
     """Reads a streamed answer line by line; a subclass says how a line is printed."""
 
+    native = False
+
     def __init__(self, provider: str) -> None:
         self.begun = False
         self.finished = False
@@ -157,6 +159,8 @@ class OllamaReader:
 
 class NativeReader(OllamaReader):
     """Passes the lines on as they came, one JSON object each."""
+
+    native = True
 
     def printed(self, line: Line, raw: bytes) -> bytes:
         return raw + b"\n"

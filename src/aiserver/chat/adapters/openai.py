@@ -8,6 +8,7 @@ import msgspec
 from aiserver.chat.adapters.adapter import Answered, Chat, Outgoing
 from aiserver.chat.failures import ErrorAnswer, Failure, broken, in_stream
 from aiserver.chat.flavours import Flavour, adjusted, error_answer, flavour_of, usage_of
+from aiserver.chat.replies import GaveUp, normal_payload
 from aiserver.chat.streaming import (
     DONE,
     EventSplitter,
@@ -79,10 +80,13 @@ class OpenAiAdapter:
             raise in_stream(provider, error_answer(body, {}), lost=False)
         if read.choices is None:
             raise broken(provider, "sent an answer without choices.")
-        return Answered(body, usage_of(body))
+        try:
+            return Answered(normal_payload(body), usage_of(body))
+        except GaveUp as error:
+            raise broken(provider, "gave up on its answer.", detail=str(error)) from None
 
     def reader(self, chat: Chat, endpoint: Endpoint, *, provider: str) -> "OpenAiReader":
-        strip = endpoint.type.asks_usage and not chat.wants_usage
+        strip = not chat.wants_usage
         return OpenAiReader(provider, flavour_of(endpoint.type.wire.id), strip_usage=strip)
 
     def error(self, body: bytes, headers: Mapping[bytes, bytes]) -> ErrorAnswer:
@@ -99,6 +103,7 @@ class OpenAiReader:
     """Passes a stream on; `strip_usage` takes out what only the gateway asked for."""
 
     def __init__(self, provider: str, flavour: Flavour, *, strip_usage: bool) -> None:
+        self.native = False
         self.begun = False
         self.finished = False
         self.usage: Usage | None = None
@@ -110,7 +115,12 @@ class OpenAiReader:
         self._last_words = False
 
     def feed(self, data: bytes) -> bytes:
-        if self.begun and self._splitter.empty and data.endswith(b"\n\n"):
+        if (
+            self.begun
+            and not self._flavour.chunked
+            and self._splitter.empty
+            and data.endswith(b"\n\n")
+        ):
             if self._strip:
                 # Not within a text: there each quote stands behind a backslash.
                 data = data.replace(b',"usage":null', b"")
@@ -158,6 +168,12 @@ class OpenAiReader:
         has_usage = bytes(chunk.usage) != _NULL
         if has_usage or bytes(chunk.x_groq) != _NULL:
             self.usage = usage_of(payload) or self.usage
+        if self._flavour.chunked or any(choice.finish_reason for choice in chunk.choices or ()):
+            try:
+                payload = normal_payload(payload)
+            except GaveUp as error:
+                self.failure = broken(self._provider, "gave up on its answer.", detail=str(error))
+                return b""
         for choice in chunk.choices or ():
             if choice.finish_reason:
                 self._last_words = self.begun = True
