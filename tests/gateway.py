@@ -12,8 +12,8 @@ from typing import Any
 from uvicorn.server import ServerState
 
 from aiserver import settings as s
-from aiserver.app import App, redactor_for
-from aiserver.data import open_data
+from aiserver.app import App
+from aiserver.data import open_data, redactor_for
 from aiserver.doors.listen import bind
 from aiserver.doors.server import HttpProtocol
 from aiserver.kit.clock import SystemClock
@@ -107,6 +107,19 @@ class TestGateway:
         reply = await self.call("POST", "/api/CreateAiProvider", body)
         assert reply.status == 200, reply.body
         return int(reply.json()["id"])
+
+    async def recorded(self, request_id: str) -> Any:
+        """What administrators read of a call, once it is written; `attempts` as data."""
+        async with asyncio.timeout(10):
+            while True:
+                self.app.history.wake()
+                reply = await self.call("GET", "/api/RequestLogs?take=200")
+                # A month's first moment has a file without its tables.
+                for entry in reply.json()["results"] if reply.status == 200 else ():
+                    if entry["traceId"] == request_id:
+                        attempts = json.loads(entry["meta"].pop("attempts", "[]"))
+                        return {**entry, "attempts": attempts}
+                await asyncio.sleep(0.005)
 
     async def raw(self, sent: bytes, *, then_close: bool = False) -> bytes:
         """Everything the server says to these bytes until it closes."""

@@ -2,15 +2,13 @@
 
 import gc
 import socket
-from collections.abc import Callable
-
-import uvloop
+from collections.abc import Callable, Collection
 
 from aiserver import __version__
 from aiserver import settings as s
 from aiserver.chat import ollama_operations as generation_operations
 from aiserver.chat import operations as chat_operations
-from aiserver.chat.adapters.dialects import ADAPTERS
+from aiserver.chat.adapters.dialects import ADAPTERS, LOADED
 from aiserver.chat.failures import Failure
 from aiserver.chat.generation import GenerationHandlers
 from aiserver.chat.handlers import ChatHandlers
@@ -19,7 +17,7 @@ from aiserver.chat.relay import Relay
 from aiserver.chat.upstreams import Upstreams
 from aiserver.contract.operation import declared_in, operation_of
 from aiserver.contract.registry import Registry
-from aiserver.data import Data, data_folder, open_data
+from aiserver.data import Data
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import BodyReader, Sizes
 from aiserver.doors.cors import Cors
@@ -43,9 +41,8 @@ from aiserver.keys.ledger import Ledger
 from aiserver.keys.signin import SignInLimit
 from aiserver.kit import log
 from aiserver.kit.background import Background
-from aiserver.kit.clock import Clock, SystemClock
+from aiserver.kit.clock import Clock
 from aiserver.kit.db import StorageError
-from aiserver.kit.lock import exclusive
 from aiserver.kit.redact import Redactor
 from aiserver.kit.telemetry import ProviderReading, Readings, Telemetry
 from aiserver.kit.upstream import Timeouts, UpstreamPool
@@ -65,6 +62,7 @@ from aiserver.providers.prices import Prices
 from aiserver.providers.probes import Probes
 from aiserver.providers.status_handlers import StatusHandlers
 from aiserver.providers.store import Provider
+from aiserver.providers.warmth import Warmth
 from aiserver.settlement import Settlement
 
 _OPERATIONS = (
@@ -82,19 +80,10 @@ _WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
 _LEDGER_SECONDS = 0.25
 _FOLD_SECONDS = 3600.0
+_WARM_SECONDS = 10.0
 _COLLECT_AFTER = 10_000
 
 _log = log.get("app")
-
-
-def redactor_for(settings: s.Settings) -> Redactor:
-    """Knows every secret of the settings from the first line on."""
-    redact = Redactor()
-    for setting in s.SETTINGS:
-        value = settings.get(setting)
-        if isinstance(value, s.Secret):
-            redact.learn(value.reveal())
-    return redact
 
 
 class App:
@@ -123,7 +112,7 @@ class App:
         self._endpoints = Endpoints(
             data.providers, settings.texts(), self._embedded.address, redact.learn
         )
-        self._upstreams = Upstreams(self._connections, ADAPTERS)
+        self._upstreams = Upstreams(self._connections, ADAPTERS, LOADED)
         self._probes = Probes(self._pool, self._probe, clock)
         self._prices = Prices(settings[s.APP_DATA] / "overrides")
         self._ledger = Ledger(data.database, clock)
@@ -134,6 +123,7 @@ class App:
             keep_months=settings[s.HISTORY_MONTHS],
         )
         self._discovery = Discovery(self._pool, self._list_models)
+        self._warmth = Warmth(self._pool, self._loaded_models, dialects=LOADED)
         self._parameters = Parameters()
         self._relay = Relay(
             self._pool,
@@ -207,6 +197,7 @@ class App:
         self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
         self._background.every(_LEDGER_SECONDS, "ledger", self._ledger.flush)
         self._background.every(_FOLD_SECONDS, "ledger days", self._fold)
+        self._background.every(_WARM_SECONDS, "warm models", self._warmth.round)
         self._background.run("discovery", self._discovery.run)
         self._background.run("probes", self._probes.run)
 
@@ -226,14 +217,19 @@ class App:
                 self._stale = True
                 self._ring.refresh()
                 if self._pool.refresh():
-                    self.telemetry.known_providers(p.name for p in self._pool.providers())
-                    self._discovery.providers_changed()
+                    self._providers_changed()
                 self._stale = False
             self._problem = None
         except StorageError as error:
             if self._problem is None:
                 _log.error("storage_unreadable", problem=str(error))
             self._problem = str(error)
+
+    def _providers_changed(self) -> None:
+        providers = self._pool.providers()
+        self.telemetry.known_providers(p.name for p in providers)
+        self._parameters.providers_changed(providers)
+        self._discovery.providers_changed()
 
     async def _reread(self) -> dict[str, str]:
         """Reads everything again, changed or not; what of it cannot be used."""
@@ -315,7 +311,7 @@ class App:
             ProviderHandlers(
                 self._data.providers,
                 self._pool,
-                changed=self._discovery.providers_changed,
+                changed=self._providers_changed,
                 asleep=self._embedded.asleep,
             ),
             CatalogueHandlers(
@@ -326,14 +322,14 @@ class App:
                 reread=self._reread,
             ),
             ChatHandlers(self._relay, keep_prompts=self._settings[s.KEEP_PROMPTS]),
-            GenerationHandlers(self._relay, clock),
+            GenerationHandlers(self._relay, clock, keep_prompts=self._settings[s.KEEP_PROMPTS]),
             OllamaHandlers(asking(self._connections)),
             StatusHandlers(
                 self._data.providers,
                 self._pool,
                 self._probes,
                 clock,
-                changed=self._discovery.providers_changed,
+                changed=self._providers_changed,
             ),
             HistoryHandlers(
                 self.history,
@@ -361,6 +357,13 @@ class App:
         except Failure as failure:
             raise failure.error from failure
 
+    async def _loaded_models(self, provider: Provider) -> Collection[str]:
+        endpoint = await self._endpoints.of(provider)
+        try:
+            return await self._upstreams.loaded_models(endpoint, provider.name)
+        except Failure as failure:
+            raise failure.error from failure
+
     def _problems(self) -> dict[str, str]:
         return {"storage": self._problem} if self._problem else {}
 
@@ -378,34 +381,3 @@ class App:
             grace_seconds=settings[s.SHUTDOWN_GRACE],
         )
         return Config(self.gateway, limits, self._lane)
-
-
-def serve(
-    settings: s.Settings,
-    *,
-    sockets: list[socket.socket],
-    announce: Callable[[str | None], None],
-) -> None:
-    """Runs a server until it is stopped. `announce` gets the admin secret if one was made."""
-    redact = redactor_for(settings)
-    log.configure(level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact)
-    with exclusive(data_folder(settings) / "server.lock"):
-        uvloop.run(_serve(settings, redact, sockets, announce))
-
-
-async def _serve(
-    settings: s.Settings,
-    redact: Redactor,
-    sockets: list[socket.socket],
-    announce: Callable[[str | None], None],
-) -> None:
-    clock = SystemClock()
-    data = open_data(settings, clock, redact, lean=True)
-    try:
-        made = None
-        if settings.get(s.AUTH_SECRET) is None and data.secret.stored() is None:
-            made = await data.secret.replace()
-        app = App(settings, data, redact, clock)
-        await app.run(sockets, lambda: announce(made))
-    finally:
-        data.close()

@@ -34,6 +34,16 @@ class Data:
         self.database.close()
 
 
+def redactor_for(settings: s.Settings) -> Redactor:
+    """Knows every secret of the settings from the first line on."""
+    redact = Redactor()
+    for setting in s.SETTINGS:
+        value = settings.get(setting)
+        if isinstance(value, s.Secret):
+            redact.learn(value.reveal())
+    return redact
+
+
 def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False) -> Data:
     """Raises StorageError or EncryptionKeyError; then nothing must listen.
 

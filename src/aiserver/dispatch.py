@@ -58,19 +58,23 @@ class Dispatch:
         operation: Operation,
         caller: Caller,
         *,
-        request_id: str,
+        request_id: str | None,
         address: str = "",
         method: str = "",
         path: str = "",
     ) -> Trace:
-        """The trace of a call that was admitted; whoever begins one has it settled."""
+        """The trace of a call that was admitted; whoever begins one has it settled.
+
+        Without a `request_id` the call's own number is one.
+        """
         now = time.time()
+        id = self._ids.next(int(now * 1000))
         return Trace(
-            id=self._ids.next(int(now * 1000)),
+            id=id,
             at=now,
             started=time.monotonic(),
             operation=operation.name,
-            request_id=request_id,
+            request_id=request_id or f"{id:x}",
             key_id=caller.key_id,
             address=address,
             method=method,
@@ -83,6 +87,13 @@ class Dispatch:
             trace.left.drop()
         if not trace.status:
             self._settlement.failed(trace, error)
+
+    def leave(self, trace: Trace) -> None:
+        """Ends a call whose caller went away before it could run."""
+        if trace.left is not None:
+            trace.left.drop()
+        if not trace.status:
+            self._settlement.end(trace)
 
     async def run(
         self,

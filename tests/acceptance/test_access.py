@@ -8,24 +8,35 @@ from aiserver.contract.operation import Access, Operation
 from gateway import SECRET, TestGateway
 
 OPEN_PAGES = {"/", "/favicon.ico", "/up", "/health/live", "/health/ready"}
-OPEN_OPERATIONS = {"Authenticate", "DummyReplyTo", "Hello", "MetadataNav"}
+# Open on the machine itself, and elsewhere with the scraper's token or as an administrator.
+LOCAL_PAGES = {"/metrics"}
+OPEN_OPERATIONS = {"Authenticate", "DummyReplyTo", "Hello", "MetadataNav", "PopulateChatSummary"}
 KEY_OPERATIONS = {
+    "ChatAiProvider",
     "HasDummyReplyTo",
     "GetActiveProviders",
     "GetModel",
     "ListModels",
+    "OllamaGeneration",
     "OpenAiChatCompletion",
     "QueryAiProviders",
 }
 ADMIN_OPERATIONS = {
     "AdminCreateApiKey",
+    "AdminData",
     "AdminDeleteApiKey",
     "AdminQueryApiKeys",
+    "AdminQueryRequestLogs",
     "AdminUpdateApiKey",
+    "ChangeAiProviderStatus",
+    "CheckAiProviderStatus",
     "CreateAiProvider",
     "CreateApiKey",
     "DeleteAiProvider",
+    "GetOllamaModels",
+    "GetSummaryStats",
     "Reload",
+    "RequestLogs",
     "UpdateAiProvider",
 }
 CATALOGUE_OPERATIONS = {
@@ -105,9 +116,12 @@ async def test_every_route_keeps_to_the_table(gateway: TestGateway) -> None:
 
 async def test_pages_are_open_and_nothing_else_is(gateway: TestGateway) -> None:
     pages = set(gateway.app.gateway._pages)
-    assert {page for page in pages if not page.startswith("/static/")} == OPEN_PAGES
+    shown = {page for page in pages if not page.startswith("/static/")}
+    assert shown == OPEN_PAGES | LOCAL_PAGES
+    through = {"x-forwarded-for": "203.0.113.9"}
     for page in pages:
-        assert (await gateway.call("GET", page, key=None)).status == 200
+        reply = await gateway.call("GET", page, key=None, headers=through)
+        assert reply.status == (401 if page in LOCAL_PAGES else 200), page
         assert (await gateway.call("POST", page, key=None)).status == 405
 
 

@@ -121,6 +121,7 @@ def test_provider_lives_its_life(shell: Shell) -> None:
         "hasKey": True,
         "enabled": False,
         "priority": 3,
+        "weight": 1,
         "concurrency": 0,
         "models": ["a", "b"],
     }

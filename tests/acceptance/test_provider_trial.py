@@ -84,8 +84,7 @@ def test_chat_is_announced_and_uses_the_upstreams_name(shell: Shell, fake: FakeU
 
 def test_refused_key_says_how_to_give_another(shell: Shell, fake: FakeUpstream) -> None:
     shell.add(fake.base_url)
-    body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}).encode()
-    fake.next(status(401, body))
+    fake.next(status(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
     tried = shell.json(code=1)
     assert tried["state"] == "failed"
     assert "ai-server providers edit mine --key-stdin" in tried["do"]
@@ -100,7 +99,7 @@ def test_address_that_leads_nowhere_is_named(shell: Shell) -> None:
 
 def test_chat_that_fails_is_a_failure(shell: Shell, fake: FakeUpstream) -> None:
     shell.add(fake.base_url)
-    tried = shell.json("--chat", "fault:429", code=1)
+    tried = shell.json("--chat", "fault:rate-limited", code=1)
     assert tried["state"] == "failed"
     assert tried["models"] == ["fake-model"]
 

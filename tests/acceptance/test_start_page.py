@@ -244,7 +244,7 @@ async def test_error_within_stream_is_shown_under_what_came(
     await unlock(page, server)
     fake.next("error-in-stream")
     await page.get_by_role("button", name="Send").click()
-    await expect(page.get_by_role("alert")).to_contain_text("the model fell over")
+    await expect(page.get_by_role("alert")).to_contain_text("Provider fake failed")
     await expect(page.locator("#answer-text")).to_have_text("echo: Sa")
 
 

@@ -28,6 +28,8 @@ def lint_imports(package: Path) -> subprocess.CompletedProcess[str]:
     [
         ("kit/clock.py", "from aiserver.doors import headers", "Every import goes down"),
         ("keys/access.py", "from aiserver.providers import pool", "Every import goes down"),
+        ("settlement.py", "from aiserver import dispatch", "Every import goes down"),
+        ("settlement.py", "import sqlite3", "libraries live in the kit"),
         ("dispatch.py", "from aiserver.chat import handlers", "never a feature"),
         ("chat/handlers.py", "import starlette.requests", "HTTP servers live in the doors"),
         ("newroom.py", "", "Every import goes down"),

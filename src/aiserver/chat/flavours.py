@@ -78,6 +78,18 @@ def adjusted(members: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
     return fitted
 
 
+def left_out(members: dict[str, Any], ai_type_id: str) -> tuple[str, ...]:
+    """The members with a value that this kind of upstream has no place for."""
+    flavour = flavour_of(ai_type_id)
+    if flavour.members is None:
+        return ()
+    return tuple(
+        name
+        for name, value in members.items()
+        if value is not None and flavour.renames.get(name, name) not in flavour.members
+    )
+
+
 def short_id(id: str) -> str:
     """Nine letters and digits for any id; the same ones for the same id."""
     if not id or _SHORT_ID.fullmatch(id):

@@ -9,7 +9,7 @@ import msgspec
 
 from aiserver.chat.adapters.ollama import NativeAnswer, NativeChat, native_images
 from aiserver.chat.adapters.ollama_stream import UNREADABLE, NativeReader
-from aiserver.chat.handlers import permitted
+from aiserver.chat.handlers import MOST_KEPT, kept, permitted
 from aiserver.chat.ollama_operations import OllamaGeneration
 from aiserver.chat.relay import Relay, closed, rest
 from aiserver.chat.streaming import EventSplitter, data_of
@@ -41,11 +41,12 @@ Members = dict[str, Any]
 
 
 class GenerationHandlers:
-    """`clock` must be the one that traces are begun with."""
+    """`keep_prompts`: what is said goes into the history too."""
 
-    def __init__(self, relay: Relay, clock: Clock) -> None:
+    def __init__(self, relay: Relay, clock: Clock, *, keep_prompts: bool = False) -> None:
         self._relay = relay
         self._clock = clock
+        self._keep_prompts = keep_prompts
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {OllamaGeneration: self.generate}
@@ -55,8 +56,10 @@ class GenerationHandlers:
         trace = call.trace
         trace.tag, trace.ref_id = request.tag, request.ref_id
         trace.model, trace.streamed = request.model, bool(request.stream)
+        form = GenerationForm(self._clock, began=self._clock.monotonic())
         chat = self._chat(request, call)
-        form = GenerationForm(self._clock, began=trace.started)
+        if self._keep_prompts:
+            trace.prompt = msgspec.json.encode(chat.native)[:MOST_KEPT]
         if chat.stream:
             return await self._stream(chat, call, request.provider, form)
         answered = await self._relay.complete(chat, trace, request.provider)
@@ -66,7 +69,10 @@ class GenerationHandlers:
             members = form.generated(answered.body, answered.usage)
         if not speaks_as_ollama(trace.path, call.members):
             members = form.in_contract(members)
-        return JsonBytes(msgspec.json.encode(members))
+        body = msgspec.json.encode(members)
+        if self._keep_prompts:
+            trace.answer = body[:MOST_KEPT]
+        return JsonBytes(body)
 
     async def _stream(
         self, chat: NativeChat, call: Call, provider: str | None, form: "GenerationForm"
@@ -75,6 +81,8 @@ class GenerationHandlers:
         lines = rest(opened)
         if not isinstance(opened.reader, NativeReader):
             lines = form.lines(lines, lambda: opened.reader.usage)
+        if self._keep_prompts:
+            lines = kept(lines, call)
         return EventStream(lines, lambda: closed(opened), StreamForm.NDJSON)
 
     def _chat(self, request: OllamaGeneration, call: Call) -> NativeChat:

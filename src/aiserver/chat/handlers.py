@@ -15,8 +15,8 @@ from aiserver.contract.operation import Answer, Call, EventStream, Handler, Json
 # Members that steer the gateway and mean nothing to an upstream.
 _OURS = ("refId", "tag", "replyTo")
 _PROMPT_TOKENS = 512
-# What history keeps of one answer, where it keeps answers at all.
-_MOST_KEPT = 256 * 1024
+# What is kept of one prompt or answer, where they are kept at all; history may keep less.
+MOST_KEPT = 256 * 1024
 
 
 class ChatHandlers:
@@ -64,28 +64,28 @@ class ChatHandlers:
         trace = call.trace
         trace.model, trace.streamed = chat.model, chat.stream
         if self._keep_prompts:
-            trace.prompt = msgspec.json.encode(chat.members)
+            trace.prompt = msgspec.json.encode(chat.members)[:MOST_KEPT]
         if not chat.stream:
             answered = await self._relay.complete(chat, trace, provider)
             if self._keep_prompts:
-                trace.answer = answered.body
+                trace.answer = answered.body[:MOST_KEPT]
             return JsonBytes(answered.body)
         opened = await self._relay.stream(chat, trace, provider)
         events = rest(opened)
         if self._keep_prompts:
-            events = _kept(events, call)
+            events = kept(events, call)
         return EventStream(events, lambda: closed(opened))
 
 
-async def _kept(events: AsyncGenerator[bytes], call: Call) -> AsyncGenerator[bytes]:
-    kept = b""
+async def kept(events: AsyncGenerator[bytes], call: Call) -> AsyncGenerator[bytes]:
+    """The same events; as much of them as is kept goes into the call's trace."""
+    answer = bytearray()
     try:
         async for event in events:
-            if len(kept) < _MOST_KEPT:
-                kept += event
+            answer += event[: MOST_KEPT - len(answer)]
             yield event
     finally:
-        call.trace.answer = kept[:_MOST_KEPT]
+        call.trace.answer = bytes(answer)
         await events.aclose()
 
 

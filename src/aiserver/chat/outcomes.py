@@ -24,15 +24,18 @@ class Tries:
         return interrupted
 
     def drop(self) -> None:
-        """Frees what nobody has taken up."""
+        """Frees what nobody has taken up; what came of it stands."""
         if (left := self.take_up()) is not None:
-            left[0].release()
+            lease, failure = left
+            self._end(failure.kind.value, failure)
+            lease.failed(failure.kind, retry_after=failure.retry_after)
+            lease.release()
 
     def undo(self) -> None:
         """The attempt that was begun never reached its provider."""
         self._trace.attempts.pop()
 
-    def begin(self, lease: Lease) -> None:
+    def begin(self, lease: Lease, dropped: tuple[str, ...] = ()) -> None:
         trace = self._trace
         trace.served, trace.provider = lease.model, lease.provider.name
         trace.provider_model, trace.provider_type = lease.api_model, lease.provider.ai_type_id
@@ -42,6 +45,7 @@ class Tries:
                 model=lease.api_model,
                 began=time.monotonic() - trace.started,
                 considered=lease.considered,
+                dropped=dropped,
             )
         )
 
@@ -114,17 +118,18 @@ def exhausted(tries: Tries, model: str, gone: NobodyLeft | None = None) -> ApiEr
     if limits:
         # Some provider only asked for patience: a caller that comes back later may be served.
         known = [seconds for seconds in limits if seconds is not None]
+        after = min(known) if known else gone.retry_after if gone else None
         text = f"Every provider of {model} limits its calls or failed; try again later."
-        first = next(f for f in failures if f.kind is FailureKind.LIMITED)
         if len(failures) == 1:
-            return first.error
-        return UpstreamRejected(
-            text,
-            status=429,
-            reason="rate_limit_exceeded",
-            retry_after=min(known) if known else None,
-        )
-    return failures[-1].error
+            text = failures[0].error.message
+        return UpstreamRejected(text, status=429, reason=_limit(failures), retry_after=after)
+    # One that lacks the model speaks only where none has it: another may be well again soon.
+    served = [f for f in failures if f.kind is not FailureKind.MODEL_MISSING]
+    return (served or failures)[-1].error
+
+
+def _limit(failures: list[Failure]) -> str:
+    return failures[0].error.error_reason if len(failures) == 1 else "rate_limit_exceeded"
 
 
 def _out_of_service(model: str, gone: NobodyLeft | None) -> ApiError:

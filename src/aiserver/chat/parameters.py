@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from aiserver.chat.failures import Failure
+from aiserver.providers.store import Provider
 
 # Models of providers of which something was learned; the one not asked for longest goes first.
 MOST_LEARNED = 1000
@@ -35,7 +37,18 @@ _UNWANTED = tuple(
 )
 _BOTH = re.compile(r"`(\w+)` and `(\w+)` cannot both be specified")
 _INSTEAD = re.compile(r"[Uu]se [`'\"](\w+)[`'\"] instead")
+# A stream's usage is asked for by the gateway itself; whoever says no to it is not asked again.
+_USAGE = r"(?:stream_options|include_usage)"
+_NO = (
+    r"(?:unknown|unrecogni[sz]ed|unexpected|unsupported|invalid|extra"
+    r"|not (?:\w+ ){0,2}(?:permitted|allowed|supported|accepted|valid))"
+)
+# Not across braces: there an upstream only repeats what it was sent.
+_NO_USAGE = re.compile(
+    rf"\b{_NO}\b[^{{}}]{{0,60}}?\b{_USAGE}\b|\b{_USAGE}\b[^{{}}]{{0,60}}?\b{_NO}\b", re.IGNORECASE
+)
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_STREAM_OPTIONS = "stream_options"
 _PARAMETER_CODES = frozenset({"unsupported_parameter", "unknown_parameter"})
 
 
@@ -55,10 +68,14 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Adjusted(msgspec.Struct, frozen=True):
-    """`dropped` names what the caller asked for and this model will not hear of."""
+    """`dropped` names what the caller asked for and this model will not hear of.
+
+    `asks_usage`: its streams may be asked for their usage.
+    """
 
     members: dict[str, Any]
     dropped: tuple[str, ...] = ()
+    asks_usage: bool = True
 
 
 class _Rule(Change, frozen=True, kw_only=True, rename={"except_": "except"}):
@@ -100,6 +117,7 @@ class Parameters:
 
     def __init__(self) -> None:
         self._learned: OrderedDict[tuple[int, str], tuple[Change, ...]] = OrderedDict()
+        self._rows: dict[int, Provider] = {}
 
     def adjusted(
         self, members: dict[str, Any], *, provider_id: int, ai_type_id: str, model: str
@@ -110,25 +128,31 @@ class Parameters:
         if key in self._learned:
             self._learned.move_to_end(key)
             changes += self._learned[key]
-        fitted, dropped = members, ()
+        fitted, dropped, asks_usage = members, (), True
         for change in changes:
+            asks_usage = asks_usage and _STREAM_OPTIONS not in change.drops
             if change.applies(members):
                 fitted, more = _changed(fitted, change)
                 dropped += more
-        return Adjusted(fitted, dropped)
+        return Adjusted(fitted, dropped, asks_usage)
 
     def none_for(self, *, provider_id: int, ai_type_id: str, model: str) -> bool:
         """Whether `adjusted` never changes anything for that provider's model, so far."""
         return not (_shipped(ai_type_id, model) or (provider_id, model) in self._learned)
 
-    def unwanted(self, failure: Failure, members: dict[str, Any]) -> Change | None:
+    def unwanted(
+        self, failure: Failure, members: dict[str, Any], *, usage_added: bool = False
+    ) -> Change | None:
         """What to leave out or rename after a refusal; None where that is not the upstream's point.
 
         Only optional tuning goes: without its messages, tools or bounds a request is another one.
+        `usage_added`: the gateway itself asked for the stream's usage.
         """
         if failure.status not in _TELLING:
             return None
         drops: list[str] = []
+        if usage_added and _refuses_usage(failure):
+            drops.append(_STREAM_OPTIONS)
         renames: dict[str, str] = {}
         for named in _named(failure):
             name = _member(named, members)
@@ -153,6 +177,14 @@ class Parameters:
         if len(self._learned) > MOST_LEARNED:
             self._learned.popitem(last=False)
 
+    def providers_changed(self, providers: Iterable[Provider]) -> None:
+        """Forgets what was learned of those that went or are others now."""
+        rows = {provider.id: provider for provider in providers}
+        for id, row in self._rows.items():
+            if rows.get(id) != row:
+                self.forget(id)
+        self._rows = rows
+
     def forget(self, provider_id: int) -> None:
         """For a provider that now is another one."""
         for key in [key for key in self._learned if key[0] == provider_id]:
@@ -171,6 +203,11 @@ def _changed(members: dict[str, Any], change: Change) -> tuple[dict[str, Any], t
         if name not in dropped and (target == name or members.get(target) is None):
             fitted[target] = value
     return fitted, tuple(name for name in dropped if members[name] is not None)
+
+
+def _refuses_usage(failure: Failure) -> bool:
+    named = (failure.parameter or "").split(".")
+    return named[0] == _STREAM_OPTIONS or _NO_USAGE.search(failure.detail) is not None
 
 
 def _named(failure: Failure) -> list[str]:

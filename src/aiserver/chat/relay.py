@@ -1,15 +1,17 @@
 """Runs one chat over the providers of its model, each asked once, until one of them answers."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from aiserver.chat.adapters.adapter import Adapter, Answered, Chat, Outgoing, StreamReader
 from aiserver.chat.failures import Failure, broken, unreachable
+from aiserver.chat.flavours import left_out
 from aiserver.chat.outcomes import Tries, exhausted, resumed
-from aiserver.chat.parameters import Parameters
+from aiserver.chat.parameters import Adjusted, Parameters
 from aiserver.chat.streaming import as_events
 from aiserver.chat.upstreams import Upstreams
 from aiserver.contract.errors import ApiError, InvalidRequest, UpstreamTimedOut
@@ -22,6 +24,8 @@ from aiserver.providers.pool import Lease, NobodyLeft, ProviderPool
 MAX_ANSWER = 64 * 1024 * 1024
 # Output held back until the model speaks; an upstream that sends more is taken at its word.
 MAX_HELD = 1024 * 1024
+# How often one provider is asked again without what its model turned out not to take.
+MOST_CHANGES = 3
 
 T = TypeVar("T")
 
@@ -96,7 +100,9 @@ class Relay:
         speak: Callable[[Asked, Tries], Awaitable[T]],
     ) -> T:
         tries = resumed(trace)
-        ends = asyncio.get_running_loop().time() + self._timeouts.total
+        # One deadline for all of it: a faster path, every wait and every provider.
+        left = self._timeouts.total - (time.monotonic() - trace.started)
+        ends = asyncio.get_running_loop().time() + left
         while True:
             lease, failure = tries.take_up() or (
                 await self._next(chat, provider, tries, ends),
@@ -141,55 +147,70 @@ class Relay:
         speak: Callable[[Asked, Tries], Awaitable[T]],
         failure: Failure | None,
     ) -> T:
-        """Asks one provider; once more without a parameter that its model turns out not to take.
+        """Asks one provider; again without a parameter that its model turns out not to take.
 
         `failure` is what came of asking it already.
         """
-        members = self._fitting(lease, chat)
-        if failure is None:
-            try:
-                return await self._ask(lease, chat, members, tries, ends, speak)
-            except Failure as met:
-                failure = met
-        change = self._parameters.unwanted(failure, members)
-        if change is None:
-            raise failure
-        tries.lose(None, failure)
-        self._parameters.learn(lease.provider.id, lease.api_model, change)
-        return await self._ask(lease, chat, self._fitting(lease, chat), tries, ends, speak)
+        fitting = self._fitting(lease, chat)
+        for _ in range(MOST_CHANGES):
+            if failure is None:
+                try:
+                    return await self._ask(lease, chat, fitting, tries, ends, speak)
+                except Failure as met:
+                    failure = met
+            added = chat.stream and not chat.wants_usage and fitting.asks_usage
+            change = self._parameters.unwanted(failure, fitting.members, usage_added=added)
+            if change is None:
+                raise failure
+            tries.lose(None, failure)
+            self._parameters.learn(lease.provider.id, lease.api_model, change)
+            fitting, failure = self._fitting(lease, chat), None
+        return await self._ask(lease, chat, fitting, tries, ends, speak)
 
-    def _fitting(self, lease: Lease, chat: Chat) -> dict[str, Any]:
+    def _fitting(self, lease: Lease, chat: Chat) -> Adjusted:
         provider = lease.provider
-        fitting = self._parameters.adjusted(
+        return self._parameters.adjusted(
             chat.members,
             provider_id=provider.id,
             ai_type_id=provider.ai_type_id,
             model=lease.api_model,
         )
-        return fitting.members
 
     async def _ask(
         self,
         lease: Lease,
         chat: Chat,
-        members: dict[str, Any],
+        fitting: Adjusted,
         tries: Tries,
         ends: float,
         speak: Callable[[Asked, Tries], Awaitable[T]],
     ) -> T:
         name = lease.provider.name
-        tries.begin(lease)
-        endpoint = await self._endpoints.of(lease.provider)
+        flavoured = left_out(fitting.members, lease.provider.ai_type_id)
+        tries.begin(lease, (*fitting.dropped, *flavoured))
+        endpoint = await self._endpoint(lease, ends)
+        if not fitting.asks_usage:
+            endpoint = _without_usage(endpoint)
         if chat.only not in (None, endpoint.type.dialect):
             raise InvalidRequest(
                 f"Provider {name} does not speak {chat.only}, which alone can carry this request."
             )
         adapter = self._upstreams.adapter(endpoint)
-        fitted = msgspec.structs.replace(chat, members=members)
+        fitted = msgspec.structs.replace(chat, members=fitting.members)
         outgoing = adapter.request(fitted, endpoint, model=lease.api_model, provider=name)
         left = max(0.001, ends - asyncio.get_running_loop().time())
         timeouts = msgspec.structs.replace(self._timeouts, total=left)
         return await speak(Asked(lease, endpoint, adapter, outgoing, timeouts), tries)
+
+    async def _endpoint(self, lease: Lease, ends: float) -> Endpoint:
+        try:
+            # The embedded engine may still be loading its model.
+            async with asyncio.timeout_at(ends):
+                return await self._endpoints.of(lease.provider)
+        except TimeoutError:
+            raise UpstreamTimedOut(
+                f"Provider {lease.provider.name} was not ready in time."
+            ) from None
 
     async def _whole(self, asked: Asked, chat: Chat) -> Answered:
         name = asked.lease.provider.name
@@ -204,8 +225,8 @@ class Relay:
     async def _open(self, asked: Asked, chat: Chat, tries: Tries) -> Opened:
         name = asked.lease.provider.name
         response = await self._send(asked, chat)
-        reader = asked.adapter.reader(chat, asked.endpoint, provider=name)
         try:
+            reader = asked.adapter.reader(chat, asked.endpoint, provider=name)
             whole = response.headers.get(b"content-type", b"").startswith(b"application/json")
             if whole and not reader.native:
                 body = await self._upstreams.read(response, MAX_ANSWER, name)
@@ -266,10 +287,12 @@ def closed(opened: Opened) -> None:
 
 async def _until_begun(response: UpstreamResponse, reader: StreamReader, name: str) -> bytes:
     held: list[bytes] = []
+    size = 0
     try:
-        while not (reader.begun or reader.finished) and sum(map(len, held)) < MAX_HELD:
+        while not (reader.begun or reader.finished) and size < MAX_HELD:
             data = await anext(response, None)
             held.append(reader.end() if data is None else reader.feed(data))
+            size += len(held[-1])
             if reader.failure is not None and not reader.begun:
                 raise reader.failure
             if data is None:
@@ -277,6 +300,12 @@ async def _until_begun(response: UpstreamResponse, reader: StreamReader, name: s
     except UpstreamError as error:
         raise unreachable(error, name) from error
     return b"".join(held)
+
+
+def _without_usage(endpoint: Endpoint) -> Endpoint:
+    """The same for a model whose streams may not be asked for their usage."""
+    kind = msgspec.structs.replace(endpoint.type, asks_usage=False)
+    return msgspec.structs.replace(endpoint, type=kind)
 
 
 class _Replay:
@@ -300,5 +329,5 @@ def replayed(answered: Answered, chat: Chat, provider: str) -> bytes:
     """A whole answer as the events of the stream that was asked for. Raises Failure."""
     try:
         return b"".join(as_events(answered.body, with_usage=chat.wants_usage))
-    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise broken(provider, "sent choices of no known form.", detail=str(error)) from error

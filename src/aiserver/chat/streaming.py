@@ -15,27 +15,38 @@ class EventSplitter:
     """Collects bytes until an event's blank line; line ends may be LF or CRLF."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._held = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that are complete now, without their blank line."""
-        buffered = self._rest + data
+        held = self._held
+        # Looked through once: an event in many pieces is not read again with each of them.
+        near = held[-2:] + data if held else data
+        if b"\n\n" not in near and b"\n\r\n" not in near:
+            held += data
+            self._check()
+            return []
+        buffered = bytes(held + data) if held else data
         if b"\r" in buffered:
             tail = b"\r" if buffered.endswith(b"\r") else b""
             buffered = buffered[: len(buffered) - len(tail)].replace(b"\r\n", b"\n") + tail
-        *events, self._rest = buffered.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT:
-            raise UpstreamFailed("The provider sent an event without an end.")
+        *events, rest = buffered.split(b"\n\n")
+        self._held = bytearray(rest)
+        self._check()
         return [event.lstrip(b"\n") for event in events if event.strip()]
+
+    def _check(self) -> None:
+        if len(self._held) > MAX_EVENT:
+            raise UpstreamFailed("The provider sent an event without an end.")
 
     @property
     def empty(self) -> bool:
         """Whether no part of an event waits for its end."""
-        return not self._rest
+        return not self._held
 
     def rest(self) -> bytes:
         """What came after the last blank line."""
-        return self._rest.strip()
+        return bytes(self._held).replace(b"\r\n", b"\n").strip()
 
 
 def data_of(event: bytes) -> bytes | None:

@@ -1,15 +1,24 @@
 """ai-server serve: starts the server and says where it is."""
 
+import socket
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+import uvloop
 
-from aiserver import __version__, app
+from aiserver import __version__
 from aiserver import settings as s
+from aiserver.app import App
 from aiserver.cli.console import note, reported, say
 from aiserver.cli.models import fetch, store_for
 from aiserver.cli.options import DataFlag, FileFlag, load
+from aiserver.data import data_folder, open_data, redactor_for
 from aiserver.doors.listen import bind
+from aiserver.kit import log
+from aiserver.kit.clock import SystemClock
+from aiserver.kit.lock import exclusive
+from aiserver.kit.redact import Redactor
 from aiserver.providers.local.weights import WEIGHTS, WeightUnavailable
 
 HELP = "Starts the server.\n\nSettings, as flags, environment variables or in ai-server.toml:\n\n"
@@ -39,7 +48,38 @@ def serve(
             _pull(settings)
         name, bound = settings[s.HOST], sockets[0].getsockname()[1]
         url = f"http://{f'[{name}]' if ':' in name else name}:{bound}"
-        app.serve(settings, sockets=sockets, announce=lambda secret: _announce(url, secret))
+        run(settings, sockets=sockets, announce=lambda secret: _announce(url, secret))
+
+
+def run(
+    settings: s.Settings,
+    *,
+    sockets: list[socket.socket],
+    announce: Callable[[str | None], None],
+) -> None:
+    """Runs a server until it is stopped. `announce` gets the admin secret if one was made."""
+    redact = redactor_for(settings)
+    log.configure(level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact)
+    with exclusive(data_folder(settings) / "server.lock"):
+        uvloop.run(_started(settings, redact, sockets, announce))
+
+
+async def _started(
+    settings: s.Settings,
+    redact: Redactor,
+    sockets: list[socket.socket],
+    announce: Callable[[str | None], None],
+) -> None:
+    clock = SystemClock()
+    data = open_data(settings, clock, redact, lean=True)
+    try:
+        made = None
+        if settings.get(s.AUTH_SECRET) is None and data.secret.stored() is None:
+            made = await data.secret.replace()
+        app = App(settings, data, redact, clock)
+        await app.run(sockets, lambda: announce(made))
+    finally:
+        data.close()
 
 
 def _pull(settings: s.Settings) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens as the upstream counted them; None is not reported, which is not zero.
 
     `prompt` includes `cached` and `cache_written`, `completion` includes `reasoning`. `cost` is in
@@ -21,7 +21,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cost: Decimal | None = None
 
 
-class Considered(msgspec.Struct, frozen=True, array_like=True):
+class Considered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One provider as it was when a choice was made: its place in line and why."""
 
     provider: str
@@ -32,11 +32,12 @@ class Considered(msgspec.Struct, frozen=True, array_like=True):
     state: str
 
 
-class Attempt(msgspec.Struct, kw_only=True):
+class Attempt(msgspec.Struct, kw_only=True, gc=False):
     """One provider that was asked; times in seconds after the call's start.
 
     `outcome` is "ok" or the kind of failure; `lost`: it may have cost something nobody reported.
-    `detail` is the upstream's own text, for administrators.
+    `detail` is the upstream's own text, for administrators. `dropped` names the members that the
+    caller sent and this model or upstream does not take.
     """
 
     provider: str
@@ -48,6 +49,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     lost: bool = False
     detail: str = ""
     considered: tuple[Considered, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 class Left(Protocol):
@@ -58,7 +60,7 @@ class Left(Protocol):
         ...
 
 
-class Trace(msgspec.Struct, kw_only=True):
+class Trace(msgspec.Struct, kw_only=True, gc=False):
     """One call, filled in as it goes; whoever ends the call hands it on to be settled.
 
     `at` is seconds since 1970, `started` and `first_token` are of the monotonic clock, `waited` is

@@ -5,9 +5,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from aiserver.contract.errors import Forbidden
-from aiserver.contract.operation import Cookie, Operation
+from aiserver.contract.operation import Cookie, Operation, operation_of
+from aiserver.keys.operations import Authenticate
 
 SESSION, PERMANENT, OPTION = "ss-id", "ss-pid", "ss-opt"
+_SIGN_IN = operation_of(Authenticate)
 
 
 def session_of(headers: Headers) -> str | None:
@@ -38,6 +40,18 @@ def guard(method: str, operation: Operation, headers: Headers) -> None:
     if not _own_page(headers):
         raise Forbidden(
             "This call came from a page of another site. Send an API key instead of a session."
+        )
+
+
+def guard_sign_in(operation: Operation, headers: Headers, *, allowed: bool) -> None:
+    """Raises Forbidden where another site's page, not one `allowed`, signs its visitor in or out.
+
+    The visitor would go on in a session that somebody else can look into.
+    """
+    if operation is _SIGN_IN and not (allowed or _own_page(headers)):
+        raise Forbidden(
+            "This sign-in came from a page of another site. Sign in on this server's own page, or "
+            "have its administrator name the other site in CORS_ORIGINS."
         )
 
 

@@ -23,6 +23,11 @@ class Cors:
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
 
+    def allows(self, request: Headers) -> bool:
+        """Whether the page that this comes from may call; a page without a name may not."""
+        origin = request.get("origin", "")
+        return origin in self._origins or ("*" in self._origins and origin not in ("", "null"))
+
     def headers(self, request: Headers) -> Pairs:
         """What every answer to this request carries."""
         if not self._origins:

@@ -22,7 +22,7 @@ from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
-from aiserver.doors.cookies import guard, session_of
+from aiserver.doors.cookies import guard, guard_sign_in, session_of
 from aiserver.doors.cors import Cors
 from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
@@ -105,7 +105,8 @@ class Gateway:
             else:
                 await self._call(scope, headers, identity, receive, reply)
         except ClientGone:
-            return
+            if begun is not None:
+                self._dispatch.leave(begun)
         except ApiError as error:
             if begun is not None:
                 self._dispatch.lose(begun, error)
@@ -164,8 +165,10 @@ class Gateway:
         self, found: Found, credentials: Credentials, method: str, headers: Headers
     ) -> Caller:
         caller = self._dispatch.admit(found.operation, credentials)
-        if credentials.any is None and caller.known:
-            guard(method, found.operation, headers)
+        if credentials.any is None:
+            if caller.known:
+                guard(method, found.operation, headers)
+            guard_sign_in(found.operation, headers, allowed=self._cors.allows(headers))
         return caller
 
     def _secret_in(self, query: list[tuple[str, str]], reply: Reply) -> Credentials | None:

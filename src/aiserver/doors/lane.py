@@ -33,7 +33,7 @@ _PATH = "/chat/completions"
 # Stand in a request's head for what is filled in call by call.
 _ID, _LENGTH = "request-id-of-the-call", 987_654_321
 # A page of some site, a compressed body, one without a length: the slow path knows them.
-_ELSEWHERE = (b"origin", b"content-encoding", b"transfer-encoding")
+_ELSEWHERE = frozenset((b"origin", b"content-encoding", b"transfer-encoding", b"expect"))
 
 
 class Stoppable(Protocol):
@@ -89,11 +89,13 @@ class Lane:
     def takes(self, headers: dict[bytes, bytes]) -> bool:
         """Whether a request may be for the lane, by its headers."""
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or self._lifecycle.draining:
-            return False
-        if b"authorization" not in headers and b"x-api-key" not in headers:
-            return False
-        return self._bodies.room_for(int(length)) and not any(n in headers for n in _ELSEWHERE)
+        return (
+            length.isdigit()
+            and (b"authorization" in headers or b"x-api-key" in headers)
+            and _ELSEWHERE.isdisjoint(headers)
+            and not self._lifecycle.draining
+            and self._bodies.room_for(int(length))
+        )
 
     def hold(self, pieces: list[bytes], piece: bytes) -> None:
         pieces.append(piece)
@@ -121,7 +123,7 @@ class Lane:
             if not caller.may_use(wanted.model):
                 return None
             lease = self._pool.choose(wanted.model)
-        except (msgspec.MsgspecError, UnicodeDecodeError, ApiError, NobodyLeft):
+        except (msgspec.MsgspecError, ValueError, RecursionError, ApiError, NobodyLeft):
             # The slow path finds the same, and answers it.
             return None
         if lease is None:
@@ -135,7 +137,7 @@ class Lane:
         trace = self._dispatch.begin(
             self._operation,
             caller,
-            request_id=request_id(offered.decode("latin-1") if offered else None),
+            request_id=request_id(offered.decode("latin-1")) if offered else None,
             address=client.client[0] if client.client else "",
             method="POST",
             path=path.decode("ascii"),

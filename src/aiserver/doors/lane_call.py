@@ -185,8 +185,9 @@ class LaneCall:
     def _stream_over(self, reader: StreamReader) -> None:
         failure = reader.failure
         if failure is not None and not self._started:
-            self._connection.fail(UpstreamReset("the answer was closed before its end"))
+            # In this order: a connection that fails tells this call, which must be over then.
             self._decline(failure)
+            self._connection.fail(UpstreamReset("the answer was closed before its end"))
             return
         self._finish()
         last = _LAST_CHUNK
@@ -218,6 +219,8 @@ class LaneCall:
             self._decline(failure)
             return
         self._finish()
+        if self._chat.stream:
+            self._tries.begun()
         self._tries.done(answered.usage)
         self._lease.succeeded()
         self._lease.release()

@@ -130,8 +130,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._limits = self.config.limits
         self._head_bytes = 0
         self._in_head = True
+        self._in_body = False
         self._refused = False
         self._heard = 0.0
+        self._most = self._limits.headers
         limits = self._limits
         tick = min(limits.header_seconds, limits.body_seconds, limits.keep_alive_seconds)
         self._deadline = Deadline(self.loop, tick)
@@ -158,7 +160,6 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
-        self._heard = self.loop.time()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -166,36 +167,46 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(error.__context__ if isinstance(error.__context__, ApiError) else None)
         else:
-            if self._in_head and self._head_bytes > self._limits.headers:
-                self._refuse(HeadersTooLarge())
+            if self._in_head:
+                if self._head_bytes > self._most:
+                    self._refuse(HeadersTooLarge())
+            elif self._in_body:
+                self._heard = self.loop.time()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self._size = 0
         if not self._in_head:
             self._in_head = True
             self._head_bytes = 0
-        self._size = 0
-        self._wait_for_head()
+            self._wait_for_head()
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
+        self._size += len(url)
+        if self._size > self._most:
+            raise HeadersTooLarge()
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
+        self._size += len(name) + len(value)
+        if self._size > self._most:
+            raise HeadersTooLarge()
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
         self._head_bytes = 0
-        self._wait_for_body()
         self.keep_alive = self.parser.should_keep_alive()
         lane = self._lane
         if lane is not None and self.url in lane.paths and self._free() and self._plain():
-            self._lane_headers = dict(self.headers)
-            if lane.takes(self._lane_headers):
+            self._lane_headers = headers = dict(self.headers)
+            if lane.takes(headers):
                 self._pieces = []
+                self._wait_for_body()
                 return
+        self._wait_for_body()
         self._hand_over()
 
     def on_body(self, body: bytes) -> None:
@@ -205,12 +216,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._lane.hold(self._pieces, body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         self._deadline.clear()
         pieces, self._pieces = self._pieces, None
         if pieces is None or self._lane is None:
             super().on_message_complete()
             return
-        body = b"".join(pieces)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         call = self._lane.serve(self, self._lane_headers, self.url, body)
         if call is None:
             self.lane_declined(body, None)
@@ -226,7 +238,8 @@ class HttpProtocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
         else:
-            self.flow.resume_reading()
+            if self.flow.read_paused:
+                self.flow.resume_reading()
             self._deadline.set(self._limits.keep_alive_seconds, self.transport.close)
 
     def shutdown(self) -> None:
@@ -262,30 +275,36 @@ class HttpProtocol(HttpToolsProtocol):
         return done and self._call is None and not self.pipeline
 
     def _plain(self) -> bool:
-        return (
-            not self.expect_100_continue
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-        )
+        return self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"
 
     def _hand_over(self, trace: Trace | None = None) -> Cycle:
         """Gives the request to the application, or has it wait for the one before."""
-        scope = cast("dict[str, Any]", self.scope)
         http_version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
         raw_path = url.path or b"/"
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = http_version
-        scope["raw_path"] = raw_path
-        scope["path"] = urllib.parse.unquote(raw_path.decode("ascii"), errors="replace")
-        scope["query_string"] = url.query or b""
-        scope["trace"] = trace
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": http_version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": {},
+            "method": self.parser.get_method().decode("ascii"),
+            "path": urllib.parse.unquote(raw_path.decode("ascii"), errors="replace"),
+            "raw_path": raw_path,
+            "query_string": url.query or b"",
+            "trace": trace,
+        }
+        expected = any(n == b"expect" and v.lower() == b"100-continue" for n, v in self.headers)
         free = self._free()
         if not free and len(self.pipeline) >= _MOST_PIPELINED:
             raise TooBusy(f"At most {_MOST_PIPELINED} requests may wait on one connection.")
         app = self.config.gateway
         self.cycle = cycle = Cycle(
-            scope=self.scope,
+            scope=cast("Any", scope),
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -293,7 +312,7 @@ class HttpProtocol(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+            expect_100_continue=expected,
             keep_alive=http_version == "1.1" and self.keep_alive,
             on_response=self.on_response_complete,
         )
@@ -317,11 +336,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._call is not None:
             self._call.resume()
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._size > self._limits.headers:
-            raise HeadersTooLarge()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         # Offers such as h2c are declined by answering in HTTP/1.1; the parser must go on.

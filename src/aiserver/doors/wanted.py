@@ -8,7 +8,7 @@ from msgspec import Meta, Raw
 _ABSENT = Raw(b"null")
 
 
-class _Spelled(msgspec.Struct, forbid_unknown_fields=True):
+class _Spelled(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Members spelled as OpenAI spells them: another spelling would have to be mended."""
 
 

@@ -16,7 +16,7 @@ from aiserver.kit.clock import Clock
 _LONGEST = 512
 
 
-class Credentials(msgspec.Struct, frozen=True):
+class Credentials(msgspec.Struct, frozen=True, gc=False):
     """The secrets that a request shows; X-Api-Key wins over the bearer."""
 
     bearer: str | None = None

@@ -155,7 +155,8 @@ class CatalogueHandlers:
         names = {
             name
             for provider in self._pool.providers()
-            if provider.enabled and provider.offline is None and not self._asleep(provider)
+            if provider.enabled and self._pool.offline_since(provider) is None
+            if not self._asleep(provider)
             if kind is None or BY_ID[provider.ai_type_id].wire.provider is kind
             for name in self._pool.served_by(provider)
         }

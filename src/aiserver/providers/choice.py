@@ -1,7 +1,6 @@
 """The choice among the providers of a model: well before others, then priority, then load."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
 
 from aiserver.contract.trace import Considered
 from aiserver.providers.health import Health, State
@@ -68,15 +67,18 @@ class Candidate:
 class Place:
     """A candidate for one name; `upstream` is its own name for the model.
 
-    `turn` grows with every call that it is given, by less the more weight it has.
+    `turn` grows with every call that it is given, by less the more weight it has. `seen` is how it
+    was when last looked at, which is often how it is.
     """
 
-    __slots__ = ("candidate", "turn", "upstream")
+    __slots__ = ("candidate", "seen", "turn", "upstream")
 
     def __init__(self, candidate: Candidate, upstream: str) -> None:
         self.candidate = candidate
         self.upstream = upstream
         self.turn = 0.0
+        c = candidate
+        self.seen = Considered(c.name, 0, c.limit, c.priority, c.weight, State.READY)
 
 
 class Route:
@@ -94,12 +96,8 @@ class Route:
         self.turn = 0.0
 
 
-class Choice(NamedTuple):
-    """`place` is None while those that are left are busy; `trial`: it proves itself."""
-
-    place: Place | None
-    considered: tuple[Considered, ...]
-    trial: bool = False
+# Where a slot is, None while those that are left are busy; who was looked at; if it is a trial.
+Choice = tuple[Place | None, tuple[Considered, ...], bool]
 
 
 class NobodyLeft(Exception):
@@ -125,8 +123,8 @@ def choose(route: Route, tried: Collection[int], clock: Callable[[], float]) -> 
     considered: list[Considered] = []
     for place in route.places:
         c = place.candidate
-        running, limit, priority = c.running, c.limit, c.priority
-        if c.id in tried:
+        running, limit = c.running, c.limit
+        if tried and c.id in tried:
             state = _TRIED
         else:
             state = _READY if c.health.calm else c.health.state(served, clock())
@@ -141,17 +139,20 @@ def choose(route: Route, tried: Collection[int], clock: Callable[[], float]) -> 
                     load -= c.margin
                 turn = place.turn if place.turn > floor else floor
                 if best is None or (
-                    priority == best_priority
+                    c.priority == best_priority
                     and (load < best_load or (load == best_load and turn < best_turn))
                 ):
                     best, best_load, best_turn = place, load, turn
-                    best_priority, best_state = priority, state
-        considered.append(Considered(c.name, running, limit, priority, c.weight, state))
+                    best_priority, best_state = c.priority, state
+        seen = place.seen
+        if seen.running != running or seen.state is not state:
+            seen = place.seen = Considered(c.name, running, limit, c.priority, c.weight, state)
+        considered.append(seen)
     if best is not None:
         _given(route, best, best_turn)
-        return Choice(best, tuple(considered), best_state is _TRIAL)
+        return best, tuple(considered), best_state is _TRIAL
     if waits:
-        return Choice(None, tuple(considered))
+        return None, tuple(considered), False
     return _last_resort(route, tried, clock(), tuple(considered))
 
 
@@ -176,10 +177,10 @@ def _last_resort(
         raise NobodyLeft(reasons, min(ends) - now if ends else None)
     free = [each for each in left if each[3].candidate.free]
     if not free:
-        return Choice(None, considered)
+        return None, considered, False
     best = min(free)[3]
     _given(route, best, max(best.turn, route.turn))
-    return Choice(best, considered)
+    return best, considered, False
 
 
 def _given(route: Route, chosen: Place, turn: float) -> None:

@@ -13,6 +13,7 @@ _AGAIN_SECONDS = 300.0
 _RETRY_SECONDS = 15.0
 # An upstream that lists more is not taken at its word; OpenRouter lists some 400.
 _MOST_MODELS = 5000
+MOST_AT_ONCE = 8
 
 ListModels = Callable[[Provider], Awaitable[list[str]]]
 
@@ -25,6 +26,7 @@ class Discovery:
         self._list_models = list_models
         self._known: dict[int, Provider] = {}
         self._wanted = asyncio.Event()
+        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
         self.problems: dict[int, str] = {}
 
     def providers_changed(self) -> None:
@@ -43,6 +45,9 @@ class Discovery:
 
     async def renew(self) -> bool:
         """Asks every provider that changed since; False when one did not answer."""
+        ids = {provider.id for provider in self._pool.providers()}
+        self._known = {i: known for i, known in self._known.items() if i in ids}
+        self.problems = {i: told for i, told in self.problems.items() if i in ids}
         asked = [p for p in self._pool.providers() if self._should_ask(p)]
         answers = await asyncio.gather(*(self._ask(provider) for provider in asked))
         return all(answers)
@@ -52,11 +57,14 @@ class Discovery:
 
     async def _ask(self, provider: Provider) -> bool:
         try:
-            names = await self._list_models(provider)
-        except ApiError as error:
-            if self.problems.get(provider.id) != error.message:
-                _log.warning("models_not_listed", provider=provider.name, problem=error.message)
-            self.problems[provider.id] = error.message
+            async with self._slots:
+                names = await self._list_models(provider)
+        except Exception as error:  # whatever one listing met, the others go on
+            known = isinstance(error, ApiError)
+            problem = error.message if known else f"unexpected {type(error).__name__}"
+            if self.problems.get(provider.id) != problem:
+                _log.warning("models_not_listed", provider=provider.name, problem=problem)
+            self.problems[provider.id] = problem
             return False
         self.problems.pop(provider.id, None)
         self._pool.learn(provider.id, names[:_MOST_MODELS])

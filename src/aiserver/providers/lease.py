@@ -53,7 +53,6 @@ class Lease:
         place: Place,
         served: str,
         considered: tuple[Considered, ...],
-        *,
         trial: bool,
     ) -> None:
         candidate = place.candidate

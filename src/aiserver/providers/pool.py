@@ -143,7 +143,7 @@ class ProviderPool:
         place, considered, trial = choose(route, tried, self._now)
         if place is None:
             return None
-        return Lease(self._slots, place, route.served, considered, trial=trial)
+        return Lease(self._slots, place, route.served, considered, trial)
 
     async def acquire(
         self,

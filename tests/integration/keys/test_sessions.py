@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,6 +238,60 @@ FOREIGN = [
 
 def sent_from(gateway: TestGateway, headers: dict[str, str]) -> dict[str, str]:
     return {name: value.replace("OWN", gateway.url) for name, value in headers.items()}
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("path", ["/auth", "/auth/credentials", "/authenticate", SIGN_IN])
+async def test_other_sites_page_signs_nobody_in(
+    gateway: TestGateway, headers: dict[str, str], path: str
+) -> None:
+    every = sent_from(gateway, headers)
+    form = {**every, "content-type": "application/x-www-form-urlencoded"}
+    values = f"provider=credentials&userName=Ann&password={SECRET}"
+    for reply in (
+        await gateway.call("GET", f"{path}?{values}", key=None, headers=every),
+        await gateway.call("POST", path, values.encode(), key=None, headers=form),
+        await gateway.call("POST", path, {"password": SECRET}, key=None, headers=every),
+        await gateway.call("POST", "/auth/logout", {}, key=None, headers=every),
+    ):
+        assert reply.status == 403
+        assert "another site" in reply.problem()["message"]
+        assert "set-cookie" not in reply.headers
+
+
+@pytest.mark.parametrize("headers", OWN)
+async def test_own_page_signs_in(gateway: TestGateway, headers: dict[str, str]) -> None:
+    body = {"userName": "Ann", "password": SECRET}
+    every = sent_from(gateway, headers)
+    reply = await gateway.call("POST", SIGN_IN, body, key=None, headers=every)
+    assert reply.status == 200
+    assert "ss-id" in cookies_of(reply)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "headers", "status"),
+    [
+        ("https://app.example.com", {"origin": "https://app.example.com"}, 200),
+        ("https://app.example.com", {"origin": "https://evil.example.com"}, 403),
+        ("https://app.example.com", {"sec-fetch-site": "cross-site"}, 403),
+        ("*", {"origin": "https://app.example.com"}, 200),
+        ("*", {"origin": "null"}, 403),
+        ("*", {"sec-fetch-site": "cross-site"}, 403),
+    ],
+)
+async def test_named_sites_page_signs_in(
+    tmp_path: Path, migrated: bytes, allowed: str, headers: dict[str, str], status: int
+) -> None:
+    async with running(tmp_path / "data", migrated, CORS_ORIGINS=allowed) as gateway:
+        body = {"userName": "Ann", "password": SECRET}
+        every = {"sec-fetch-site": "cross-site", **headers}
+        reply = await gateway.call("POST", SIGN_IN, body, key=None, headers=every)
+        assert reply.status == status
+
+
+async def test_key_tells_who_it_is_from_anywhere(gateway: TestGateway) -> None:
+    headers = {"origin": "https://app.example.com", "sec-fetch-site": "cross-site"}
+    assert (await gateway.call("GET", "/auth", headers=headers)).status == 200
 
 
 @pytest.mark.parametrize("headers", OWN)

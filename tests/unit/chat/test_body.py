@@ -3,11 +3,34 @@
 import json
 from typing import Any
 
-from aiserver.chat.adapters.openai import body_for
+import pytest
+
+from aiserver.chat.adapters.adapter import Chat
+from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.handlers import normal_form
+from aiserver.providers.catalogue import BY_ID
+from aiserver.providers.endpoints import Endpoint
 
 
-def sent(members: dict[str, Any], *, ask_usage: bool = False) -> dict[str, Any]:
-    return json.loads(body_for(members, model="upstream-name", ask_usage=ask_usage))
+def sent(
+    members: dict[str, Any],
+    *,
+    stream: bool = False,
+    wants_usage: bool = False,
+    kind: str = "Custom",
+) -> dict[str, Any]:
+    chat = Chat(
+        members=normal_form(members),
+        model="m",
+        stream=stream,
+        wants_usage=wants_usage,
+        request_id="r",
+        created=0,
+    )
+    endpoint = Endpoint("http://127.0.0.1/v1", (), BY_ID[kind])
+    outgoing = OpenAiAdapter().request(chat, endpoint, model="upstream-name", provider="p")
+    assert outgoing.path == "/chat/completions"
+    return json.loads(outgoing.body)
 
 
 def test_unknown_members_pass_through() -> None:
@@ -34,15 +57,26 @@ def test_provider_object_passes_through() -> None:
 
 def test_usage_is_asked_beside_the_callers_options() -> None:
     members = {"model": "m", "stream_options": {"include_obfuscation": False}}
-    assert sent(members, ask_usage=True)["stream_options"] == {
+    assert sent(members, stream=True)["stream_options"] == {
         "include_obfuscation": False,
         "include_usage": True,
     }
     assert members["stream_options"] == {"include_obfuscation": False}
 
 
-def test_older_response_format_is_understood() -> None:
-    members = {"model": "m", "response_format": {"response_format": "json_object"}}
-    assert sent(members)["response_format"] == {"type": "json_object"}
-    members = {"model": "m", "response_format": {"type": "json_object"}}
+def test_usage_is_asked_once_and_of_streams_only() -> None:
+    asked = {"model": "m", "stream_options": {"include_usage": True}}
+    assert sent(asked, stream=True, wants_usage=True)["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in sent({"model": "m"})
+
+
+def test_usage_is_not_asked_of_who_refuses_the_question() -> None:
+    silent = [kind for kind, row in BY_ID.items() if row.dialect == "openai" and not row.asks_usage]
+    for kind in silent:
+        assert "stream_options" not in sent({"model": "m"}, stream=True, kind=kind)
+
+
+@pytest.mark.parametrize("given", [{"response_format": "json_object"}, {"type": "json_object"}])
+def test_older_response_format_is_understood(given: dict[str, str]) -> None:
+    members = {"model": "m", "response_format": given}
     assert sent(members)["response_format"] == {"type": "json_object"}

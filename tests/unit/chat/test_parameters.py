@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from aiserver.chat.error_answers import error_answer
 from aiserver.chat.failures import Failure, refused
 from aiserver.chat.parameters import MOST_LEARNED, Adjusted, Change, Parameters
+from fakes.providers import provider
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
 SAMPLING = {"temperature": 0.2, "top_p": 0.9, "top_k": 5}
@@ -306,3 +308,66 @@ def test_ordinary_models_cost_next_to_nothing() -> None:
         return (time.perf_counter() - began) / 1000
 
     assert min(took() for _ in range(5)) < 5e-6
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unrecognized request argument supplied: stream_options",
+        'Bad request: json: unknown field "stream_options"',
+        "unknown field: parameter 'stream_options' is not a valid field",
+        "Additional properties are not allowed ('stream_options' was unexpected)",
+        "stream_options: Extra inputs are not permitted",
+        "body.stream_options.include_usage: Extra inputs are not permitted",
+        "include_usage is not supported",
+    ],
+)
+def test_refused_usage_is_given_up_where_we_asked_for_it(message: str) -> None:
+    assert Parameters().unwanted(saying(message), asking(), usage_added=True) == Change(
+        ("stream_options",)
+    )
+    assert Parameters().unwanted(saying(message), asking()) is None
+
+
+def test_parameter_that_names_the_usage_is_enough() -> None:
+    failure = saying("no", param="stream_options.include_usage")
+    assert Parameters().unwanted(failure, asking(), usage_added=True) is not None
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        saying("messages is required"),
+        saying("stream_options is not supported", status=500),
+        saying("{'stream': True, 'stream_options': {'include_usage': True}}: not permitted"),
+        saying("Invalid input: {'x': 1, 'stream_options': {}}"),
+        saying("unsupported_stream_options_everywhere"),
+    ],
+)
+def test_other_refusals_keep_the_usage(failure: Failure) -> None:
+    assert Parameters().unwanted(failure, asking(), usage_added=True) is None
+
+
+def test_learned_usage_is_asked_for_no_more() -> None:
+    learning = Parameters()
+    which: Any = {"provider_id": 1, "ai_type_id": "Custom", "model": "m"}
+    assert learning.adjusted(asking(), **which).asks_usage
+    learning.learn(1, "m", Change(("stream_options",)))
+    assert not learning.none_for(**which)
+    fitting = learning.adjusted(asking(stream_options={"include_usage": True}), **which)
+    assert fitting == Adjusted(asking(), ("stream_options",), asks_usage=False)
+
+
+def test_changed_and_gone_providers_are_forgotten() -> None:
+    learning = Parameters()
+    same, changed, gone = provider(1, "m"), provider(2, "m"), provider(3, "m")
+    learning.providers_changed([same, changed, gone])
+    for number in (1, 2, 3):
+        learning.learn(number, "m", Change(("seed",)))
+    renewed = msgspec.structs.replace(changed, priority=5)
+    learning.providers_changed([msgspec.structs.replace(same), renewed])
+    known = [
+        not learning.none_for(provider_id=number, ai_type_id="Custom", model="m")
+        for number in (1, 2, 3)
+    ]
+    assert known == [True, False, False]

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiserver.chat import streaming
-from aiserver.chat.streaming import EventSplitter, data_of, read_chunk, without_usage
+from aiserver.chat.streaming import DONE, EventSplitter, as_events, data_of, without_usage
 from aiserver.contract.errors import UpstreamFailed
 
 STREAM = (
@@ -32,12 +33,14 @@ def pieces(cuts: list[int]) -> Iterator[bytes]:
 def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
     splitter = EventSplitter()
     assert [event for piece in pieces(cuts) for event in splitter.feed(piece)] == EVENTS
+    assert splitter.empty
     assert splitter.rest() == b""
 
 
 def test_unfinished_event_is_kept_back() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b"data: 1\n\ndata: 2\n") == [b"data: 1"]
+    assert not splitter.empty
     assert splitter.rest() == b"data: 2"
 
 
@@ -64,20 +67,27 @@ def test_data_is_found(event: bytes, data: bytes | None) -> None:
     assert data_of(event) == data
 
 
-def test_chunk_tells_what_the_gateway_needs() -> None:
-    chunk = read_chunk(b'{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":null,"x":1}')
-    assert (chunk.finished, chunk.failed, chunk.only_usage) == (True, False, False)
-    chunk = read_chunk(b'{"choices":[],"usage":{"prompt_tokens":1}}')
-    assert (chunk.finished, chunk.failed, chunk.only_usage) == (False, False, True)
-    assert read_chunk(b'{"error":{"message":"x"}}').failed
-
-
-@pytest.mark.parametrize("data", [b"{", b"[]", b"", b'{"choices":5}', b"\xff"])
-def test_what_is_no_chunk_is_refused(data: bytes) -> None:
-    with pytest.raises(UpstreamFailed):
-        read_chunk(data)
-
-
 def test_usage_is_taken_out_and_nothing_else() -> None:
     data = b'{"id":"1","usage":null,"choices":[{"delta":{"a":1.50}}],"x":{"usage":1}}'
     assert without_usage(data) == b'{"id":"1","choices":[{"delta":{"a":1.50}}],"x":{"usage":1}}'
+
+
+ANSWER = (
+    b'{"id":"1","object":"chat.completion","x":1.50,"usage":{"prompt_tokens":3},"choices":'
+    b'[{"index":0,"finish_reason":"stop","message":{"content":"Hi","tool_calls":[{"id":"a"}]}}]}'
+)
+
+
+@pytest.mark.parametrize("with_usage", [False, True])
+def test_whole_answer_becomes_a_stream(with_usage: bool) -> None:
+    *events, done = as_events(ANSWER, with_usage=with_usage)
+    assert done == DONE
+    first, *last = [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events]
+    assert (first["object"], first["x"]) == ("chat.completion.chunk", 1.5)
+    [choice] = first["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["delta"] == {"content": "Hi", "tool_calls": [{"id": "a", "index": 0}]}
+    assert "usage" not in first
+    assert [(chunk["choices"], chunk["usage"]) for chunk in last] == (
+        [([], {"prompt_tokens": 3})] if with_usage else []
+    )

@@ -244,6 +244,11 @@ def test_choice_shows_what_it_was_made_from() -> None:
     ]
 
 
+def test_choice_shows_the_load_of_its_moment() -> None:
+    pool = pool_of(provider(1, "a"))
+    assert [taken(pool).considered[0].running for _ in range(3)] == [0, 1, 2]
+
+
 def test_idle_equals_take_turns() -> None:
     pool = pool_of(provider(1, "a"), provider(2, "a", weight=2), provider(3, "a"))
     given: Counter[int] = Counter()
@@ -650,9 +655,14 @@ class Traffic(RuleBasedStateMachine):
     @rule(id=st.integers(1, 3), kind=st.sampled_from(list(FailureKind)))
     def storm(self, id: int, kind: FailureKind) -> None:
         for _ in range(5):
-            lease = self.choose("b" if id == 3 else "a", frozenset({1, 2, 3} - {id}))
+            model, others = "b" if id == 3 else "a", frozenset({1, 2, 3} - {id})
+            try:
+                lease = self.pool.choose(model, tried=others)
+            except NobodyLeft:
+                return
             if lease is None:
                 return
+            self.keep(lease)
             lease.failed(kind)
             self.let_go(lease)
             self.spin()

@@ -4,7 +4,7 @@ Between dialects there is one normal form, OpenAI's chat completion; what an Ope
 upstream says goes through unread but for what the gateway must know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -14,7 +14,7 @@ from aiserver.contract.trace import Usage
 from aiserver.providers.endpoints import Endpoint
 
 
-class Chat(msgspec.Struct, kw_only=True):
+class Chat(msgspec.Struct, kw_only=True, gc=False):
     """One chat as its caller asked for it, in the normal form, without the gateway's own members.
 
     `wants_usage`: the caller asked for a usage chunk in its stream. `created` is in seconds since
@@ -31,7 +31,7 @@ class Chat(msgspec.Struct, kw_only=True):
     only: str | None = None
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """What goes upstream: the path after the endpoint's root, the body, headers beside its own."""
 
     path: str
@@ -39,11 +39,21 @@ class Outgoing(msgspec.Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class Answered(msgspec.Struct, frozen=True):
+class Answered(msgspec.Struct, frozen=True, gc=False):
     """A whole answer in the normal form, as JSON."""
 
     body: bytes
     usage: Usage | None
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Where an upstream tells which models it has in memory: the path after its root.
+
+    `names` reads what it answers, and raises msgspec.MsgspecError.
+    """
+
+    path: str
+    names: Callable[[bytes], Collection[str]]
 
 
 class StreamReader(Protocol):

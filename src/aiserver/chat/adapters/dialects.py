@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from aiserver.chat.adapters.adapter import Adapter
+from aiserver.chat.adapters.adapter import Adapter, Loaded
 from aiserver.chat.adapters.anthropic import AnthropicAdapter
 from aiserver.chat.adapters.google import GoogleAdapter
-from aiserver.chat.adapters.ollama import OllamaAdapter
+from aiserver.chat.adapters.ollama import OllamaAdapter, loaded
 from aiserver.chat.adapters.openai import OpenAiAdapter
 
 ADAPTERS: Mapping[str, Adapter] = {
@@ -14,3 +14,6 @@ ADAPTERS: Mapping[str, Adapter] = {
     "google": GoogleAdapter(),
     "ollama": OllamaAdapter(),
 }
+
+# The dialects whose upstreams tell what they have in memory.
+LOADED: Mapping[str, Loaded] = {"ollama": Loaded("/ps", loaded)}

@@ -8,6 +8,7 @@ import msgspec
 from aiserver.chat.adapters.adapter import Answered, Chat, Outgoing
 from aiserver.chat.failures import ErrorAnswer, Failure, broken, in_stream
 from aiserver.chat.flavours import Flavour, adjusted, error_answer, flavour_of, usage_of
+from aiserver.chat.ordinary import ordinary_usage
 from aiserver.chat.replies import GaveUp, normal_payload
 from aiserver.chat.streaming import (
     DONE,
@@ -70,9 +71,12 @@ class OpenAiAdapter:
         return Outgoing("/chat/completions", msgspec.json.encode(body))
 
     def answer(self, body: bytes, chat: Chat, *, provider: str) -> Answered:
+        usage = ordinary_usage(body)
+        if usage is not None:
+            return Answered(body, usage)
         try:
             read = _answers.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise broken(
                 provider, "sent an answer that cannot be read.", detail=str(error)
             ) from None
@@ -147,7 +151,7 @@ class OpenAiReader:
                 given.append(self._event(event))
                 if self.finished or self.failure is not None:
                     break
-        except (UpstreamFailed, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (UpstreamFailed, msgspec.MsgspecError, ValueError, RecursionError) as error:
             self.failure = broken(
                 self._provider, "sent a stream that cannot be read.", detail=str(error)
             )

@@ -18,6 +18,7 @@ from aiserver.kit.upstream.target import Origin, Timeouts
 
 _HIGH_WATER = 256 * 1024
 _JOINED_BODY = 64 * 1024
+_BLANK, _BLANK_AND_MORE = b"\r\n\r\n", b"\r\n\r\n\r\n"
 # A server that closed an idle connection says so at once; later it may have begun the work.
 _STALE_SECONDS = 0.3
 
@@ -85,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._response = receiver
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = self._unparsed = 0
+        self._tail = b""
         self._bodiless, self._gap = bodiless, timeouts.gap
         self._phase: Phase = "first-byte"
         self.asked_at = now = self._loop.time()
@@ -161,14 +163,10 @@ class Connection(asyncio.Protocol):
         if self._response is None:  # Nothing was asked: the next answer would be confused with it.
             self.fail(UpstreamReset())
             return
-        self.heard, surplus = True, False
+        self.heard, surplus, self._last_piece = True, False, b""
         self._unparsed += len(data)
         try:
-            # The last byte goes alone: an answer complete without it was followed by something,
-            # which the parser does not tell of a line end.
-            self._parser.feed_data(memoryview(data)[:-1])
-            surplus = self._complete
-            self._parser.feed_data(data[-1:])
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             surplus = True
             if not self._complete:
@@ -176,25 +174,33 @@ class Connection(asyncio.Protocol):
                 self.fail(UpstreamProtocolError(f"the upstream's answer is invalid: {why}"))
                 return
         if self._complete:
-            self._release(reusable=self._keep and not surplus)
-        elif self._unparsed > self._limit:
+            self._release(reusable=self._keep and not surplus and self._ended_with(data))
+            return
+        self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
+        if self._unparsed > self._limit:
             self.fail(UpstreamProtocolError("a line of the upstream's answer is over the limit"))
         elif self._phase == "gap":
             now = self._loop.time()
             self.expect_by(self._ends if self._paused else now + self._gap, self._ends)
 
+    def _ended_with(self, data: bytes) -> bool:
+        """Whether nothing came after the answer: of a line end the parser does not tell."""
+        piece = self._last_piece
+        if self._sized and piece:
+            before = data[: len(data) - len(piece)]
+            return data.endswith(piece) and (not before or before.endswith(_BLANK[-len(before) :]))
+        tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
+        return tail.endswith(_BLANK) and tail != _BLANK_AND_MORE
+
     def on_message_begin(self) -> None:
         if self._complete:
             raise ValueError("a second answer")
 
-    def _count_header(self, size: int) -> None:
+    def on_header(self, name: bytes, value: bytes) -> None:
         self._unparsed = 0
-        self._header_bytes += size
+        self._header_bytes += len(name) + len(value) + 4
         if self._header_bytes > self._limit:
             raise ValueError("headers over the limit")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_header(len(name) + len(value) + 4)
         name, known = name.lower(), self._headers
         known[name] = b"%b, %b" % (known[name], value) if name in known else value
 
@@ -202,13 +208,18 @@ class Connection(asyncio.Protocol):
         response, headers = self._response, self._headers
         status = self._parser.get_status_code()
         self._headers = {}
-        self._count_header(16)  # A run of bare interim answers has an end too.
+        self._unparsed = 0
+        # A run of bare interim answers has an end too.
+        self._header_bytes += 16
+        if self._header_bytes > self._limit:
+            raise ValueError("headers over the limit")
         if response is None or status < 200:
             return
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
             raise ValueError("a transfer coding other than chunked")
-        self._framed = coding is not None or b"content-length" in headers
+        self._sized = coding is None and b"content-length" in headers
+        self._framed = coding is not None or self._sized
         # An answer that overtakes its request leaves the rest of that request on the way.
         # Over TLS what is not sent yet cannot be seen: a large body that was refused may be cut.
         overtaken = self._transport.get_write_buffer_size() > 0 or (
@@ -223,6 +234,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
+        self._last_piece = body
         response = self._response
         if response is not None:
             response.feed(body)
