@@ -15,11 +15,11 @@ class Tries:
     def __init__(self, trace: Trace) -> None:
         self.tried: set[int] = set()
         self.failures: list[Failure] = []
-        self.interrupted: tuple[Lease, Failure] | None = None
+        self.interrupted: tuple[Lease, Failure | None] | None = None
         self._trace = trace
 
-    def take_up(self) -> tuple[Lease, Failure] | None:
-        """The attempt that a faster path left to the slower one; once."""
+    def take_up(self) -> tuple[Lease, Failure | None] | None:
+        """The slot that a faster path left to the slower one, and what came of it; once."""
         interrupted, self.interrupted = self.interrupted, None
         return interrupted
 
@@ -27,8 +27,9 @@ class Tries:
         """Frees what nobody has taken up; what came of it stands."""
         if (left := self.take_up()) is not None:
             lease, failure = left
-            self._end(failure.kind.value, failure)
-            lease.failed(failure.kind, retry_after=failure.retry_after)
+            if failure is not None:
+                self._end(failure.kind.value, failure)
+                lease.failed(failure.kind, retry_after=failure.retry_after)
             lease.release()
 
     def undo(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from aiserver.chat.adapters.adapter import Chat
 from aiserver.chat.adapters.openai import OpenAiAdapter
 from aiserver.chat.flavours import PLAIN, flavour_of
+from aiserver.chat.outcomes import Tries
 from aiserver.chat.parameters import Parameters
 from aiserver.chat.upstreams import headers_of, target_of
 from aiserver.contract.errors import ApiError
@@ -108,15 +109,18 @@ class Lane:
     def serve(
         self, client: Client, headers: dict[bytes, bytes], path: bytes, body: bytes
     ) -> LaneCall | None:
-        """Begins a call; None when the slow path must take it."""
-        call = self._begin(client, headers, path, body)
-        if call is None:
-            self.free(len(body))
-        return call
+        """Begins a call; None when the slow path has taken it."""
+        begun = self._begin(client, headers, path, body)
+        if isinstance(begun, LaneCall):
+            return begun
+        self.free(len(body))
+        client.lane_declined(body, begun)
+        return None
 
     def _begin(
         self, client: Client, headers: dict[bytes, bytes], path: bytes, body: bytes
-    ) -> LaneCall | None:
+    ) -> LaneCall | Trace | None:
+        """A call at work, or as much of one as could be begun."""
         try:
             wanted = read_wanted(body)
             caller = self._dispatch.admit(self._operation, credentials_of(headers))
@@ -128,11 +132,6 @@ class Lane:
             return None
         if lease is None:
             return None
-        way = self._way(lease)
-        connection = self._connections.kept(way.target.origin) if way is not None else None
-        if way is None or connection is None:
-            lease.release()
-            return None
         offered = headers.get(b"x-request-id")
         trace = self._dispatch.begin(
             self._operation,
@@ -142,6 +141,14 @@ class Lane:
             method="POST",
             path=path.decode("ascii"),
         )
+        way = self._way(lease)
+        connection = self._connections.kept(way.target.origin) if way is not None else None
+        if way is None or connection is None:
+            # Another dialect, or no connection that is open: the slow path goes on with this slot.
+            tries = Tries(trace)
+            tries.interrupted = (lease, None)
+            trace.left = tries
+            return trace
         return self._send(client, trace, wanted, body, lease, way, connection)
 
     def _send(

@@ -248,7 +248,7 @@ class LaneCall:
         elif self._connection.was_stale(error):
             # The upstream had closed this connection as idle and never read the request.
             self._tries.undo()
-            self._lease.release()
+            self._tries.interrupted = (self._lease, None)
             self._hand_over()
         else:
             self._decline(failure)

@@ -7,22 +7,19 @@ from typing import Any, cast
 import httptools
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from aiserver.contract.errors import ApiError, InvalidRequest, RequestTimeout, TooBusy
 from aiserver.contract.trace import Trace
+from aiserver.doors.cycle import Cycle
 from aiserver.doors.deadline import Deadline
-from aiserver.doors.headers import canonical
 from aiserver.doors.lane import Lane, LaneCall
 from aiserver.doors.problems import body_of, both
 
 # A client that stops reading in the middle of its answer would hold its slot for ever.
 _STUCK_WRITE_SECONDS = 60.0
 _MOST_PIPELINED = 100
+_CONTINUE = b"100-continue"
 
 
 class HeadersTooLarge(ApiError):
@@ -64,62 +61,6 @@ class Config(uvicorn.Config):
         self.lane = lane
 
 
-class Cycle(RequestResponseCycle):
-    """One request and its answer, header names written canonically."""
-
-    async def send(self, message: Any) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        if message["type"] == "http.response.start" and not self.response_started:
-            self._start(message["status"], message.get("headers", ()))
-        elif message["type"] == "http.response.body" and not self.response_complete:
-            self._body(message.get("body", b""), last=not message.get("more_body", False))
-        else:
-            raise RuntimeError(f"{message['type']} is out of order")
-
-    def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        lines = [STATUS_LINE[status]]
-        sized = status in (204, 304) or self.scope["method"] == "HEAD"
-        for name, value in (*self.default_headers, *headers):
-            if b"\n" in value or b"\r" in value:
-                raise RuntimeError(f"the header {name!r} holds a line break")
-            lowered = name.lower()
-            if lowered == b"content-length":
-                sized = True
-            elif lowered == b"connection" and value.lower() == b"close":
-                self.keep_alive = False
-                continue
-            lines.append(b"%b: %b\r\n" % (canonical(name), value))
-        self.chunked_encoding = not sized and self.scope["http_version"] == "1.1"
-        if self.chunked_encoding:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        elif not sized:
-            # HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
-            self.keep_alive = False
-        if not self.keep_alive:
-            lines.append(b"Connection: close\r\n")
-        lines.append(b"\r\n")
-        self.transport.write(b"".join(lines))
-
-    def _body(self, body: bytes, *, last: bool) -> None:
-        if self.scope["method"] != "HEAD":
-            if self.chunked_encoding:
-                end = b"0\r\n\r\n" if last else b""
-                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + end
-            if body:
-                self.transport.write(body)
-        if last:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
-
-
 class HttpProtocol(HttpToolsProtocol):
     """One connection: bounds on headers and on silence, clear answers to what is not HTTP."""
 
@@ -141,7 +82,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._lane = self.config.lane
         self._call: LaneCall | None = None
         self._pieces: list[bytes] | None = None
-        self._lane_headers: dict[bytes, bytes] = {}
+        self._asked: tuple[bytes, list[tuple[bytes, bytes]], dict[bytes, bytes]] = (b"", [], {})
+        self._declined: Cycle | None = None
         self.keep_alive = True
         self._wait_for_head()
 
@@ -153,6 +95,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._lane.free(sum(map(len, self._pieces)))
         if self._call is not None:
             self._call.abandon()
+        if self._declined is not None and not self._declined.response_complete:
+            self._declined.disconnected = True
+            self._declined.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -198,16 +143,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_body = True
         self._head_bytes = 0
-        self.keep_alive = self.parser.should_keep_alive()
+        self._wait_for_body()
         lane = self._lane
         if lane is not None and self.url in lane.paths and self._free() and self._plain():
-            self._lane_headers = headers = dict(self.headers)
+            headers = dict(self.headers)
             if lane.takes(headers):
+                self.keep_alive = self.parser.should_keep_alive()
+                self._asked = (self.url, self.headers, headers)
                 self._pieces = []
-                self._wait_for_body()
                 return
-        self._wait_for_body()
-        self._hand_over()
+        self._queue(self._cycle_of(self._scope(), keep_alive=self.parser.should_keep_alive()))
 
     def on_body(self, body: bytes) -> None:
         if self._pieces is None:
@@ -223,10 +168,9 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        call = self._lane.serve(self, self._lane_headers, self.url, body)
-        if call is None:
-            self.lane_declined(body, None)
-        elif not call.done:
+        url, _, headers = self._asked
+        call = self._lane.serve(self, headers, url, body)
+        if call is not None and not call.done:
             self._call = call
 
     def on_response_complete(self) -> None:
@@ -264,28 +208,33 @@ class HttpProtocol(HttpToolsProtocol):
     def lane_declined(self, body: bytes, trace: Trace | None) -> None:
         """The slow path takes this call on with its bytes, and with what is known of it."""
         self._call = None
-        cycle = self._hand_over(trace)
+        # What it asked for, and not what a request behind it has brought meanwhile.
+        url, headers, _ = self._asked
+        scope = {**self._scope(), **_addressed(url), "method": "POST", "http_version": "1.1"}
+        scope.update(headers=headers, trace=trace)
+        cycle = self._declined = self._cycle_of(scope, keep_alive=self.keep_alive)
         cycle.body = bytearray(body)
         cycle.more_body = False
         cycle.message_event.set()
+        if not self.pipeline:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, self.config.gateway)
 
     def _free(self) -> bool:
-        previous = cast("Cycle | None", self.cycle)
-        done = previous is None or previous.response_complete
-        return done and self._call is None and not self.pipeline
+        if self._call is not None or self.pipeline:
+            return False
+        running = (cast("Cycle | None", self.cycle), self._declined)
+        return all(cycle is None or cycle.response_complete for cycle in running)
 
     def _plain(self) -> bool:
         return self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"
 
-    def _hand_over(self, trace: Trace | None = None) -> Cycle:
-        """Gives the request to the application, or has it wait for the one before."""
-        http_version = self.parser.get_http_version()
-        url = httptools.parse_url(self.url)
-        raw_path = url.path or b"/"
-        scope: dict[str, Any] = {
+    def _scope(self) -> dict[str, Any]:
+        return {
+            **_addressed(self.url),
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": http_version,
+            "http_version": self.parser.get_http_version(),
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
@@ -293,17 +242,12 @@ class HttpProtocol(HttpToolsProtocol):
             "headers": self.headers,
             "state": {},
             "method": self.parser.get_method().decode("ascii"),
-            "path": urllib.parse.unquote(raw_path.decode("ascii"), errors="replace"),
-            "raw_path": raw_path,
-            "query_string": url.query or b"",
-            "trace": trace,
+            "trace": None,
         }
-        expected = any(n == b"expect" and v.lower() == b"100-continue" for n, v in self.headers)
-        free = self._free()
-        if not free and len(self.pipeline) >= _MOST_PIPELINED:
-            raise TooBusy(f"At most {_MOST_PIPELINED} requests may wait on one connection.")
-        app = self.config.gateway
-        self.cycle = cycle = Cycle(
+
+    def _cycle_of(self, scope: dict[str, Any], *, keep_alive: bool) -> Cycle:
+        headers = scope["headers"]
+        return Cycle(
             scope=cast("Any", scope),
             transport=self.transport,
             flow=self.flow,
@@ -312,16 +256,22 @@ class HttpProtocol(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=expected,
-            keep_alive=http_version == "1.1" and self.keep_alive,
+            expect_100_continue=any(n == b"expect" and v.lower() == _CONTINUE for n, v in headers),
+            keep_alive=keep_alive and scope["http_version"] == "1.1",
             on_response=self.on_response_complete,
         )
+
+    def _queue(self, cycle: Cycle) -> None:
+        """Gives a request to the application, or has it wait for the one before."""
+        free = self._free()
+        if not free and len(self.pipeline) >= _MOST_PIPELINED:
+            raise TooBusy(f"At most {_MOST_PIPELINED} requests may wait on one connection.")
+        self.cycle = cycle
         if free:
-            self._start_asgi_task(cycle, app)
+            self._start_asgi_task(cycle, self.config.gateway)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, app))
-        return cycle
+            self.pipeline.appendleft((cycle, self.config.gateway))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -389,3 +339,11 @@ class HttpProtocol(HttpToolsProtocol):
         head = b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
         self.transport.write(status + head % len(body) + body)
         self.transport.close()
+
+
+def _addressed(asked: bytes) -> dict[str, Any]:
+    """The parts of a scope that a request's address gives."""
+    url = httptools.parse_url(asked)
+    raw = url.path or b"/"
+    path = urllib.parse.unquote(raw.decode("ascii"), errors="replace")
+    return {"path": path, "raw_path": raw, "query_string": url.query or b""}
