@@ -259,6 +259,7 @@ class App:
             history_held=lambda: self.history.held,
             history_dropped=lambda: self.history.dropped,
             history_written=lambda: self.history.written,
+            history_lost=lambda: self.history.lost_at_last_stop,
         )
 
     def _reading(self, provider: Provider) -> ProviderReading:

@@ -102,11 +102,6 @@ async def end(upstream: PacedUpstream, fault: Script | None) -> None:
 ASKED_AGAIN = {"reset": 3, "killed": 3}
 
 
-RESTING = pytest.mark.xfail(
-    strict=True, reason="a provider that rests is not asked where the only other one has failed"
-)
-
-
 @dataclass
 class Pair:
     gateway: TestGateway
@@ -192,7 +187,6 @@ async def test_call_that_fails_over_is_answered_once(
         assert two.second.asked == {"overloaded": 1}
 
 
-@RESTING
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("fault", ["killed", "reset", "status 500"])
 async def test_no_call_fails_when_trouble_moves_to_the_other(
@@ -380,7 +374,6 @@ async def test_2000_calls_a_fault_in_turn_all_answered(
         assert any(" > " in way for way in tries)
 
 
-@RESTING
 @pytest.mark.long
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("lane", LANES)

@@ -67,12 +67,7 @@ async def test_shares_follow_speed(tmp_path: Path, migrated: bytes, slots: int) 
             await caller.close()
 
 
-UNUSED_TURN = pytest.mark.xfail(
-    strict=True, reason="the hot lane takes the turn of a provider without a kept connection"
-)
-
-
-@pytest.mark.parametrize("lane", [pytest.param("auto", marks=UNUSED_TURN), "off"])
+@pytest.mark.parametrize("lane", ["auto", "off"])
 async def test_idle_providers_take_turns(tmp_path: Path, migrated: bytes, lane: str) -> None:
     async with (
         PacedUpstream() as first,

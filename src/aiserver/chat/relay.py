@@ -271,9 +271,11 @@ def closed(opened: Opened) -> None:
     """Frees what a stream holds, and says how it ended."""
     reader, lease = opened.reader, opened.asked.lease
     if reader.finished:
-        opened.response.let_go()
+        # The slot stays taken until the upstream has let go of the call too.
+        opened.response.let_go(lease.release)
     else:
         opened.response.close()
+        lease.release()
     if reader.failure is not None:
         lease.failed(reader.failure.kind, retry_after=reader.failure.retry_after)
         opened.tries.broke(reader.failure, reader.usage)
@@ -282,7 +284,6 @@ def closed(opened: Opened) -> None:
         opened.tries.done(reader.usage)
     else:
         opened.tries.abandon(reader.usage)
-    lease.release()
 
 
 async def _until_begun(response: UpstreamResponse, reader: StreamReader, name: str) -> bytes:

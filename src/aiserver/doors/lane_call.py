@@ -138,6 +138,8 @@ class LaneCall:
 
     def end(self, error: UpstreamError | None = None) -> None:
         if self.done:
+            # The upstream has let go of the call too.
+            self._lease.release()
             return
         reader = self.reader
         if error is not None:
@@ -198,12 +200,12 @@ class LaneCall:
             self._lease.failed(failure.kind, retry_after=failure.retry_after)
             self._tries.broke(failure, reader.usage)
         else:
-            self._connection.expect_end(_LAST_BYTES_SECONDS)
             self._lease.succeeded()
             self._tries.done(reader.usage)
-        self._lease.release()
-        self._client.transport.write(last)
+        if failure is not None or not self._connection.expect_end(_LAST_BYTES_SECONDS):
+            self._lease.release()
         self._owner.settlement.end(self._trace)
+        self._client.transport.write(last)
         self._client.lane_done()
 
     def _answer(self, body: bytes) -> None:
@@ -224,8 +226,9 @@ class LaneCall:
         self._tries.done(answered.usage)
         self._lease.succeeded()
         self._lease.release()
-        self._client.transport.write(self._head(kind) + whole)
+        head = self._head(kind)
         self._owner.settlement.end(self._trace)
+        self._client.transport.write(head + whole)
         self._client.lane_done()
 
     def _head(self, about: bytes) -> bytes:

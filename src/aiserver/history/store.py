@@ -103,6 +103,11 @@ class History:
         """By this process."""
         return self._progress.slots[WRITTEN]
 
+    @property
+    def lost_at_last_stop(self) -> int | None:
+        """Calls that a kill took with it; None until it is known."""
+        return self._writer.lost_at_last_stop
+
     def state(self) -> State:
         """For the administrator's pages; looks at each file's size. Raises StorageError."""
         return State(

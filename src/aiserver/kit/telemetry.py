@@ -45,6 +45,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     history_held: Callable[[], int] | None = None
     history_dropped: Callable[[], int] | None = None
     history_written: Callable[[], int] | None = None
+    history_lost: Callable[[], int | None] | None = None
 
 
 class _Histogram:
@@ -248,13 +249,19 @@ class Telemetry(Collector):
     def _of_readings(self) -> Iterator[Metric]:
         now = self._readings
         gauges = (
-            ("aiserver_open_connections", "Connections of clients.", now.open_connections),
+            ("aiserver_open_connections", "Connections to providers.", now.open_connections),
             ("aiserver_waiting_calls", "Calls that wait for a provider.", now.waiting_calls),
             ("aiserver_history_held", "History not written yet.", now.history_held),
+            (
+                "aiserver_history_lost_at_last_stop",
+                "Calls that history lost when the server was killed last.",
+                now.history_lost,
+            ),
         )
         for name, help, read in gauges:
-            if read is not None:
-                yield GaugeMetricFamily(name, help, value=read())
+            value = read() if read is not None else None
+            if value is not None:
+                yield GaugeMetricFamily(name, help, value=value)
         counters = (
             ("aiserver_history_dropped", "History lost to a full buffer.", now.history_dropped),
             ("aiserver_history_written", "History written.", now.history_written),

@@ -159,13 +159,10 @@ def choose(route: Route, tried: Collection[int], clock: Callable[[], float]) -> 
 def _last_resort(
     route: Route, tried: Collection[int], now: float, considered: tuple[Considered, ...]
 ) -> Choice:
-    """Those that fail, when nobody else serves the model at all: one bad moment locks nobody out.
-
-    A provider that is well but was tried by this call still counts as somebody else.
-    """
+    """Those that fail, when nobody else is left to this call: one bad moment locks nobody out."""
     able = [(p, p.candidate, p.candidate.health.state(route.served, now)) for p in route.places]
     left: list[tuple[bool, float, int, Place]] = []
-    if not any(state in _TAKES for _, _, state in able):
+    if not any(state in _TAKES for _, c, state in able if c.id not in tried):
         left = [
             (state is State.LACKING, c.health.blamed_at, c.id, place)
             for place, c, state in able

@@ -361,12 +361,14 @@ def test_least_recently_failed_comes_first_when_all_fail() -> None:
     assert taken(pool, tried=[1, 2]).provider.id == 3
 
 
-def test_failing_provider_waits_while_another_is_well() -> None:
-    pool = pool_of(provider(1, "a"), provider(2, "a"))
+def test_failing_provider_waits_while_another_is_left() -> None:
+    pool = pool_of(provider(1, "a"), provider(2, "a"), provider(3, "a"))
     failing(pool, 2)
+    assert taken(pool, tried=[1]).provider.id == 3
+    assert taken(pool, tried=[1, 3]).provider.id == 2
     with pytest.raises(NobodyLeft) as caught:
-        pool.choose("a", tried=[1])
-    assert caught.value.reasons == {"p1": "tried", "p2": "failing"}
+        pool.choose("a", tried=[1, 2, 3])
+    assert caught.value.reasons == {"p1": "tried", "p2": "tried", "p3": "tried"}
 
 
 def test_those_that_rest_are_left_alone() -> None:

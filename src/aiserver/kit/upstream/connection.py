@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         `ends` is when the answer must be complete, by the loop's clock.
         """
         self.heard = self._keep = self._complete = self._paused = self._framed = False
+        self.asked_at = now = self._loop.time()
         if self._transport.is_closing():
             raise UpstreamReset(sent=False)
         self._response = receiver
@@ -89,7 +90,6 @@ class Connection(asyncio.Protocol):
         self._tail = b""
         self._bodiless, self._gap = bodiless, timeouts.gap
         self._phase: Phase = "first-byte"
-        self.asked_at = now = self._loop.time()
         self.expect_by(now + timeouts.first_byte, now + timeouts.total if ends is None else ends)
         self._large = len(body) > _JOINED_BODY
         if self._large:
@@ -103,11 +103,13 @@ class Connection(asyncio.Protocol):
         late = self._loop.time() > self.asked_at + _STALE_SECONDS
         return isinstance(error, UpstreamReset) and not (self.heard or late)
 
-    def expect_end(self, seconds: float) -> None:
-        """The answer says no more: the connection is kept if its end comes in time."""
-        if self._response is not None:
-            until = self._loop.time() + seconds
-            self.expect_by(until, until)
+    def expect_end(self, seconds: float) -> bool:
+        """The answer says no more: the connection is kept if its end, still out, comes in time."""
+        if self._response is None:
+            return False
+        until = self._loop.time() + seconds
+        self.expect_by(until, until)
+        return True
 
     def resume(self) -> None:
         if self._paused:

@@ -1,6 +1,7 @@
 """An upstream's answer, as its caller reads it and its connection fills it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from aiserver.kit.upstream.errors import UpstreamError, UpstreamProtocolError, UpstreamReset
@@ -13,7 +14,7 @@ class Source(Protocol):
 
     def resume(self) -> None: ...
 
-    def expect_end(self, seconds: float) -> None: ...
+    def expect_end(self, seconds: float) -> bool: ...
 
     def fail(self, error: UpstreamError) -> None: ...
 
@@ -32,7 +33,7 @@ class UpstreamResponse:
         self._error: UpstreamError | None = None
         self._pieces: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
-        self._ignored = False
+        self._over: Callable[[], None] | None = None
 
     async def read(self, limit: int) -> bytes:
         pieces: list[bytes] = []
@@ -64,13 +65,18 @@ class UpstreamResponse:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    def let_go(self) -> None:
-        """Nothing more is wanted; the connection is kept if the answer ends within a second."""
-        if self._source is not None:
-            self._ignored = True
-            self._pieces.clear()
-            self._source.resume()
-            self._source.expect_end(_LAST_BYTES_SECONDS)
+    def let_go(self, over: Callable[[], None]) -> None:
+        """Nothing more is wanted; the connection is kept if the answer ends within a second.
+
+        `over` is called once it has ended, one way or the other.
+        """
+        if self._source is None:
+            over()
+            return
+        self._over = over
+        self._pieces.clear()
+        self._source.resume()
+        self._source.expect_end(_LAST_BYTES_SECONDS)
 
     def close(self) -> None:
         if self._source is not None:
@@ -87,7 +93,7 @@ class UpstreamResponse:
         self._wake()
 
     def feed(self, data: bytes) -> None:
-        if not self._ignored:
+        if self._over is None:
             self._pieces.append(data)
             self.buffered += len(data)
             self._wake()
@@ -95,6 +101,9 @@ class UpstreamResponse:
     def end(self, error: UpstreamError | None = None) -> None:
         self._source, self._error = None, error
         self._wake()
+        if self._over is not None:
+            over, self._over = self._over, None
+            over()
 
     async def _wait(self) -> None:
         if self._waiter is not None:
