@@ -45,7 +45,8 @@ class Line:
     def resume(self) -> None: ...
 
     def expect_end(self, seconds: float) -> bool:
-        return False
+        self.fail(UpstreamReset())
+        return True
 
     def fail(self, error: UpstreamError) -> None:
         self.open = False
