@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from aiserver.kit.db import Database
 from aiserver.kit.migrations import upgrade
 from fakes.upstream import FakeUpstream
 from gateway import TestGateway, running
+
+# The same examples in every run, however busy the machine.
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 def pytest_asyncio_loop_factories(

@@ -33,7 +33,7 @@ LANES = ("auto", "off")
 AT_ONCE = 50
 SERVICE_SECONDS = 0.003
 # Short, so that a provider that stalls is given up soon; a busy machine must not look like one.
-HASTY = {"PROVIDER_FIRST_BYTE": "0.5s", "PROVIDER_GAP": "0.5s"}
+HASTY = {"PROVIDER_FIRST_BYTE": "1s", "PROVIDER_GAP": "1s"}
 PATIENT = {"PROVIDER_FIRST_BYTE": "2s", "PROVIDER_GAP": "2s"}
 OVERLOADED: dict[str, Any] = {"error": {"message": "overloaded", "type": "overloaded_error"}}
 
@@ -153,7 +153,9 @@ async def test_no_call_fails_while_one_of_two_is_in_trouble(
     tmp_path: Path, migrated: bytes, fault: str, lane: str
 ) -> None:
     calls, script = 200, FAULTS[fault]
-    async with pair(tmp_path, migrated, {"HOT_LANE": lane, **HASTY}) as two:
+    # A busy machine may keep a provider that is well from answering for half a second.
+    bounds = HASTY if fault.startswith("stalled") else {}
+    async with pair(tmp_path, migrated, {"HOT_LANE": lane, **bounds}) as two:
         outcomes = await load(
             lambda number: two.caller.ask(f"call-{number}", stream=number % 2 == 1),
             calls=calls,
