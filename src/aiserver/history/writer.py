@@ -134,11 +134,12 @@ class Writer:
         self._month = month
 
     def _drain(self) -> None:
-        while True:
+        # What comes meanwhile waits for the next round, so that batches are large under load.
+        left = len(self._ring)
+        while self._waiting or left:
             if not self._waiting:
-                self._waiting = self._ring.take(_ROWS_A_BATCH)
-            if not self._waiting:
-                return
+                self._waiting = self._ring.take(min(left, _ROWS_A_BATCH))
+                left -= len(self._waiting)
             for month, calls in _by_month(self._waiting):
                 self._store(month, calls)
                 # What is written must not wait again when another month fails.

@@ -107,10 +107,13 @@ class Ledger:
         self.dropped += 1
 
     async def flush(self) -> None:
-        """Writes all that was added; while the store is away it stays for the next time."""
+        """Writes what was added until now; while the store is away it stays for the next time."""
         async with self._writing:
-            while self._added:
-                entries = list(islice(self._added, _ROWS_A_WRITE))
+            # What comes meanwhile waits for the next round: a commit a call would cost more than it.
+            left = len(self._added)
+            while left:
+                entries = list(islice(self._added, min(left, _ROWS_A_WRITE)))
+                left -= len(entries)
                 rows = [_row(entry) for entry in entries]
                 try:
                     await self._db.write(lambda connection, rows=rows: _insert(connection, rows))
