@@ -19,6 +19,7 @@ from aiserver.contract.operation import Operation
 from aiserver.contract.trace import Trace
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import BodyReader
+from aiserver.doors.heads import Asked, Heads
 from aiserver.doors.lane_call import Client, LaneCall
 from aiserver.doors.replies import Pairs
 from aiserver.doors.wanted import Wanted, read_members, read_wanted
@@ -84,19 +85,32 @@ class Lane:
         self._bodies = bodies
         self._lifecycle = lifecycle
         self._adapter = OpenAiAdapter()
+        self.heads = Heads()
         self._ways: dict[int, _Way] = {}
         self._dated: tuple[Pairs | None, bytes] = (None, b"")
 
-    def takes(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a request may be for the lane, by its headers."""
-        length = headers.get(b"content-length", b"")
-        return (
-            length.isdigit()
-            and (b"authorization" in headers or b"x-api-key" in headers)
-            and _ELSEWHERE.isdisjoint(headers)
-            and not self._lifecycle.draining
-            and self._bodies.room_for(int(length))
-        )
+    def taken(self, url: bytes, headers: Pairs, *, keep_alive: bool) -> Asked | None:
+        """A request that is for the lane by its headers; their names are in lower case."""
+        fields = dict(headers)
+        length = fields.get(b"content-length", b"")
+        if (
+            not length.isdigit()
+            or not (b"authorization" in fields or b"x-api-key" in fields)
+            or not _ELSEWHERE.isdisjoint(fields)
+            or self._lifecycle.draining
+            or not self._bodies.room_for(int(length))
+        ):
+            return None
+        path, credentials = url.decode("ascii"), credentials_of(fields)
+        return Asked(url, headers, fields, keep_alive, credentials, path)
+
+    def known(self, data: bytes) -> tuple[Asked, bytes] | None:
+        """A whole request with a head that was taken before, its body held."""
+        found = self.heads.find(data)
+        if found is None or self._lifecycle.draining or not self._bodies.room_for(len(found[1])):
+            return None
+        self._bodies.held += len(found[1])
+        return found
 
     def hold(self, pieces: list[bytes], piece: bytes) -> None:
         pieces.append(piece)
@@ -106,24 +120,20 @@ class Lane:
         """So many bytes are held no more."""
         self._bodies.held -= size
 
-    def serve(
-        self, client: Client, headers: dict[bytes, bytes], path: bytes, body: bytes
-    ) -> LaneCall | None:
+    def serve(self, client: Client, asked: Asked, body: bytes) -> LaneCall | None:
         """Begins a call; None when the slow path has taken it."""
-        begun = self._begin(client, headers, path, body)
+        begun = self._begin(client, asked, body)
         if isinstance(begun, LaneCall):
             return begun
         self.free(len(body))
         client.lane_declined(body, begun)
         return None
 
-    def _begin(
-        self, client: Client, headers: dict[bytes, bytes], path: bytes, body: bytes
-    ) -> LaneCall | Trace | None:
+    def _begin(self, client: Client, asked: Asked, body: bytes) -> LaneCall | Trace | None:
         """A call at work, or as much of one as could be begun."""
         try:
             wanted = read_wanted(body)
-            caller = self._dispatch.admit(self._operation, credentials_of(headers))
+            caller = self._dispatch.admit(self._operation, asked.credentials)
             if not caller.may_use(wanted.model):
                 return None
             lease = self._pool.choose(wanted.model)
@@ -132,14 +142,14 @@ class Lane:
             return None
         if lease is None:
             return None
-        offered = headers.get(b"x-request-id")
+        offered = asked.fields.get(b"x-request-id")
         trace = self._dispatch.begin(
             self._operation,
             caller,
             request_id=request_id(offered.decode("latin-1")) if offered else None,
             address=client.client[0] if client.client else "",
             method="POST",
-            path=path.decode("ascii"),
+            path=asked.path,
         )
         way = self._way(lease)
         connection = self._connections.kept(way.target.origin) if way is not None else None

@@ -13,8 +13,10 @@ from aiserver.contract.errors import ApiError, InvalidRequest, RequestTimeout, T
 from aiserver.contract.trace import Trace
 from aiserver.doors.cycle import Cycle
 from aiserver.doors.deadline import Deadline
+from aiserver.doors.heads import Asked
 from aiserver.doors.lane import Lane, LaneCall
 from aiserver.doors.problems import body_of, both
+from aiserver.doors.replies import Pairs
 
 # A client that stops reading in the middle of its answer would hold its slot for ever.
 _STUCK_WRITE_SECONDS = 60.0
@@ -82,7 +84,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._lane = self.config.lane
         self._call: LaneCall | None = None
         self._pieces: list[bytes] | None = None
-        self._asked: tuple[bytes, list[tuple[bytes, bytes]], dict[bytes, bytes]] = (b"", [], {})
+        self._asked: Asked | None = None
+        self._quiet = True
         self._declined: Cycle | None = None
         self.keep_alive = True
         self._wait_for_head()
@@ -101,10 +104,19 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        quiet, self._quiet = self._quiet, False
+        if quiet and self._lane is not None:
+            known = self._lane.known(data)
+            if known is not None:
+                self._in_head = False
+                self._deadline.clear()
+                self._serve(*known)
+                return
         if self._refused:
             return
         if self._in_head:
             self._head_bytes += len(data)
+        self._asked = None if quiet else self._asked
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -117,6 +129,8 @@ class HttpProtocol(HttpToolsProtocol):
                     self._refuse(HeadersTooLarge())
             elif self._in_body:
                 self._heard = self.loop.time()
+            elif quiet and self._lane is not None and self._asked is not None:
+                self._lane.heads.keep(data, self._asked)
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -146,13 +160,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._wait_for_body()
         lane = self._lane
         if lane is not None and self.url in lane.paths and self._free() and self._plain():
-            headers = dict(self.headers)
-            if lane.takes(headers):
-                self.keep_alive = self.parser.should_keep_alive()
-                self._asked = (self.url, self.headers, headers)
-                self._pieces = []
+            keep_alive = self.parser.should_keep_alive()
+            asked = lane.taken(self.url, self.headers, keep_alive=keep_alive)
+            if asked is not None:
+                self._asked, self._pieces = asked, []
                 return
-        self._queue(self._cycle_of(self._scope(), keep_alive=self.parser.should_keep_alive()))
+        parser = self.parser
+        scope = self._scope(self.url, self.headers, parser.get_method(), parser.get_http_version())
+        self._queue(self._cycle_of(scope, keep_alive=parser.should_keep_alive()))
 
     def on_body(self, body: bytes) -> None:
         if self._pieces is None:
@@ -164,14 +179,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_body = False
         self._deadline.clear()
         pieces, self._pieces = self._pieces, None
-        if pieces is None or self._lane is None:
+        if pieces is None or self._asked is None:
             super().on_message_complete()
             return
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        url, _, headers = self._asked
-        call = self._lane.serve(self, headers, url, body)
-        if call is not None and not call.done:
-            self._call = call
+        self._serve(self._asked, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _serve(self, asked: Asked, body: bytes) -> None:
+        if self._lane is not None:
+            self._asked, self.keep_alive = asked, asked.keep_alive
+            call = self._lane.serve(self, asked, body)
+            if call is not None and not call.done:
+                self._call = call
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -184,6 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             if self.flow.read_paused:
                 self.flow.resume_reading()
+            self._quiet = not (self._in_head or self._in_body)
             self._deadline.set(self._limits.keep_alive_seconds, self.transport.close)
 
     def shutdown(self) -> None:
@@ -209,9 +228,9 @@ class HttpProtocol(HttpToolsProtocol):
         """The slow path takes this call on with its bytes, and with what is known of it."""
         self._call = None
         # What it asked for, and not what a request behind it has brought meanwhile.
-        url, headers, _ = self._asked
-        scope = {**self._scope(), **_addressed(url), "method": "POST", "http_version": "1.1"}
-        scope.update(headers=headers, trace=trace)
+        asked = cast("Asked", self._asked).measured(len(body))
+        scope = self._scope(asked.url, asked.headers, b"POST", "1.1")
+        scope["trace"] = trace
         cycle = self._declined = self._cycle_of(scope, keep_alive=self.keep_alive)
         cycle.body = bytearray(body)
         cycle.more_body = False
@@ -229,19 +248,19 @@ class HttpProtocol(HttpToolsProtocol):
     def _plain(self) -> bool:
         return self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"
 
-    def _scope(self) -> dict[str, Any]:
+    def _scope(self, url: bytes, headers: Pairs, method: bytes, version: str) -> dict[str, Any]:
         return {
-            **_addressed(self.url),
+            **_addressed(url),
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": self.parser.get_http_version(),
+            "http_version": version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
             "root_path": self.root_path,
-            "headers": self.headers,
+            "headers": headers,
             "state": {},
-            "method": self.parser.get_method().decode("ascii"),
+            "method": method.decode("ascii"),
             "trace": None,
         }
 

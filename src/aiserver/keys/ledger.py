@@ -109,7 +109,7 @@ class Ledger:
     async def flush(self) -> None:
         """Writes what was added until now; while the store is away it stays for the next time."""
         async with self._writing:
-            # What comes meanwhile waits for the next round: a commit a call would cost more than it.
+            # What comes meanwhile waits for the next round, so that commits stay few under load.
             left = len(self._added)
             while left:
                 entries = list(islice(self._added, min(left, _ROWS_A_WRITE)))
