@@ -23,7 +23,7 @@ from aiserver.kit.db import driver
 Row = TypeVar("Row", bound=msgspec.Struct)
 Pairs = Iterable[tuple[str, str]]
 
-_MOST_ROWS = 1000
+MOST_ROWS = 1000
 _FURTHEST = 2**31 - 1
 
 
@@ -54,61 +54,49 @@ def as_pairs(members: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-class Table(Generic[Row]):
-    """Rows of one type in SQLite's memory; one thread at a time may use it."""
+class Language:
+    """Says in SQL what queries over rows of one type ask; each row has a `place` of its own."""
 
-    def __init__(self, row: type[Row], rows: Iterable[Row] = ()) -> None:
-        self._columns = columns_of(row)
-        self._named = {fold(column.wire): column for column in self._columns}
-        self._key = self._named.get("id", self._columns[0])
-        self._conditions = Conditions(self._columns)
-        self._rows: list[Row] = []
-        self._database = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
-        names = ", ".join(column.sql for column in self._columns)
-        marks = ", ".join("?" * (len(self._columns) + 1))
-        self._insert = f"INSERT INTO held (rowid, {names}) VALUES ({marks})"
-        self._database.execute(f"CREATE TABLE held ({names})")
-        self.load(rows)
+    def __init__(self, row: type[msgspec.Struct]) -> None:
+        self.columns = columns_of(row)
+        self._named = {fold(column.wire): column for column in self.columns}
+        self._key = self._named.get("id", self.columns[0])
+        self._conditions = Conditions(self.columns)
 
-    def load(self, rows: Iterable[Row]) -> None:
-        """Replaces all rows."""
-        given = list(rows)
-        members = [column.member for column in self._columns]
-        values = [
-            (place, *(stored(getattr(row, member)) for member in members))
-            for place, row in enumerate(given)
-        ]
-        with self._database:
-            self._database.execute("BEGIN")
-            self._database.execute("DELETE FROM held")
-            self._database.executemany(self._insert, values)
-        self._rows = given
+    def select(
+        self, request: Query, conditions: Pairs, *, held: str, place: str = "place"
+    ) -> Clause:
+        """The places of the rows of `held` that fit, in no order. Raises InvalidRequest.
 
-    def query(self, request: Query, conditions: Pairs = ()) -> QueryResponse[Row]:
-        """The rows that fit; where `fields` names members, dictionaries of these alone.
-
-        `conditions` may repeat what the request declares; the request counts. Raises
-        InvalidRequest.
+        `conditions` may repeat what the request declares; the request counts.
         """
         distinct, wanted = self._wanted(request.fields or "")
         found = self._where(request, conditions)
         if distinct and wanted:
             groups = ", ".join(column.sql for column in wanted)
-            select = f"SELECT min(rowid) AS place FROM held WHERE {found.sql} GROUP BY {groups}"
+            sql = f"SELECT min({place}) AS place FROM {held} WHERE {found.sql} GROUP BY {groups}"
         else:
-            select = f"SELECT rowid AS place FROM held WHERE {found.sql}"
-        total = 0
-        if "total" in (word.strip().lower() for word in (request.include or "").split(",")):
-            [(total,)] = self._database.execute(f"SELECT count(*) FROM ({select})", found.values)
-        skip = min(max(request.skip or 0, 0), _FURTHEST)
-        take = _MOST_ROWS if request.take is None else min(max(request.take, 0), _MOST_ROWS)
-        places = self._database.execute(
-            f"{select} ORDER BY {self._order(request)} LIMIT ? OFFSET ?",
-            [*found.values, take, skip],
-        )
-        rows: list[Row] = [self._rows[place] for (place,) in places]
-        answered = [_some(row, wanted) for row in rows] if wanted else rows
-        return QueryResponse(offset=skip, total=total, results=cast("list[Row]", answered))
+            sql = f"SELECT {place} AS place FROM {held} WHERE {found.sql}"
+        return Clause(sql, found.values)
+
+    def order(self, request: Query) -> str:
+        """What follows ORDER BY; `place` comes last, so that no two rows are equal."""
+        terms: dict[str, str] = {}
+        for names, direction in ((request.order_by, "ASC"), (request.order_by_desc, "DESC")):
+            for name in (names or "").split(","):
+                column = self._named.get(fold(name.strip().removeprefix("-")))
+                if column is not None:
+                    turned = name.strip().startswith("-")
+                    other = "DESC" if direction == "ASC" else "ASC"
+                    terms.setdefault(column.sql, other if turned else direction)
+        if not terms and (request.skip is not None or request.take is not None):
+            terms[self._key.sql] = "ASC"
+        return ", ".join([*(f"{name} {way}" for name, way in terms.items()), "place"])
+
+    def answered(self, request: Query, rows: list[Row]) -> list[Row]:
+        """The rows; where `fields` names members, dictionaries of these alone."""
+        _, wanted = self._wanted(request.fields or "")
+        return cast("list[Row]", [_some(row, wanted) for row in rows]) if wanted else rows
 
     def _where(self, request: Query, conditions: Pairs) -> Clause:
         declared = msgspec.structs.fields(request)
@@ -131,18 +119,65 @@ class Table(Generic[Row]):
         wanted = [c for name in named if (c := self._named.get(fold(name.strip())))]
         return distinct, list(dict.fromkeys(wanted))
 
-    def _order(self, request: Query) -> str:
-        terms: dict[str, str] = {}
-        for names, direction in ((request.order_by, "ASC"), (request.order_by_desc, "DESC")):
-            for name in (names or "").split(","):
-                column = self._named.get(fold(name.strip().removeprefix("-")))
-                if column is not None:
-                    turned = name.strip().startswith("-")
-                    other = "DESC" if direction == "ASC" else "ASC"
-                    terms.setdefault(column.sql, other if turned else direction)
-        if not terms and (request.skip is not None or request.take is not None):
-            terms[self._key.sql] = "ASC"
-        return ", ".join([*(f"{name} {way}" for name, way in terms.items()), "place"])
+
+class Table(Generic[Row]):
+    """Rows of one type in SQLite's memory; one thread at a time may use it."""
+
+    def __init__(self, row: type[Row], rows: Iterable[Row] = ()) -> None:
+        self._language = Language(row)
+        self._rows: list[Row] = []
+        self._database = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
+        columns = self._language.columns
+        names = ", ".join(column.sql for column in columns)
+        marks = ", ".join("?" * (len(columns) + 1))
+        self._insert = f"INSERT INTO held (rowid, {names}) VALUES ({marks})"
+        self._database.execute(f"CREATE TABLE held ({names})")
+        self.load(rows)
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Replaces all rows."""
+        given = list(rows)
+        members = [column.member for column in self._language.columns]
+        values = [
+            (place, *(stored(getattr(row, member)) for member in members))
+            for place, row in enumerate(given)
+        ]
+        with self._database:
+            self._database.execute("BEGIN")
+            self._database.execute("DELETE FROM held")
+            self._database.executemany(self._insert, values)
+        self._rows = given
+
+    def query(self, request: Query, conditions: Pairs = ()) -> QueryResponse[Row]:
+        """The rows that fit; where `fields` names members, dictionaries of these alone.
+
+        `conditions` may repeat what the request declares; the request counts. Raises
+        InvalidRequest.
+        """
+        found = self._language.select(request, conditions, held="held", place="rowid")
+        total = 0
+        if asks_total(request):
+            [(total,)] = self._database.execute(f"SELECT count(*) FROM ({found.sql})", found.values)
+        skip, take = page_of(request)
+        places = self._database.execute(
+            f"{found.sql} ORDER BY {self._language.order(request)} LIMIT ? OFFSET ?",
+            [*found.values, take, skip],
+        )
+        rows: list[Row] = [self._rows[place] for (place,) in places]
+        return QueryResponse(
+            offset=skip, total=total, results=self._language.answered(request, rows)
+        )
+
+
+def page_of(request: Query) -> tuple[int, int]:
+    """How many rows to skip and how many to take, within what a page may have."""
+    skip = min(max(request.skip or 0, 0), _FURTHEST)
+    take = MOST_ROWS if request.take is None else min(max(request.take, 0), MOST_ROWS)
+    return skip, take
+
+
+def asks_total(request: Query) -> bool:
+    return "total" in (word.strip().lower() for word in (request.include or "").split(","))
 
 
 def _some(row: msgspec.Struct, wanted: Iterable[Column]) -> dict[str, Any]:

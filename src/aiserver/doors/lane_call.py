@@ -62,6 +62,8 @@ class LaneCall:
     `status`, `buffered`, `start`, `feed` and `end` are for the upstream's connection.
     """
 
+    takes_whole = True
+
     __slots__ = (
         *("_body", "_chat", "_client", "_connection", "_headers", "_held", "_lease"),
         *(

@@ -45,6 +45,10 @@ class NewerFile(StorageError):
     """A month's file was written by a newer version of the server; it is left as it is."""
 
 
+class NotBegun(StorageError):
+    """A month's file is being made and has no tables yet, so that no call is in it."""
+
+
 def month_of(at_ms: int) -> str:
     """The UTC month of a moment, as 2026-11."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
@@ -143,12 +147,17 @@ class Archive:
         return total
 
     def reader(self, month: str) -> Raw:
-        """A connection to read, for one thread. Raises NewerFile, StorageError or DriverError."""
+        """A connection to read, for one thread.
+
+        Raises NewerFile, NotBegun, StorageError or DriverError.
+        """
         connection = open_file(self.path(month), read_only=True)
         try:
             version = _version(connection)
             if version > len(UPGRADES):
                 raise _newer(self.path(month), version)
+            if version == 0:
+                raise NotBegun(f"{self.path(month).name} is being made; try again.")
             if version < len(UPGRADES):
                 raise StorageError(f"{self.path(month).name} is not upgraded yet; try again.")
         except BaseException:

@@ -2,13 +2,13 @@
 
 # ruff: noqa: S608 - the SQL is of this file's own words and declared fields; values are parameters.
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 
-from aiserver.contract.autoquery import Pairs, Query, Table
+from aiserver.contract.autoquery import Language, Pairs, Query, asks_total, page_of
 from aiserver.contract.conditions import Clause
 from aiserver.contract.responses import QueryResponse, ResponseStatus
 from aiserver.history.operations import RequestLog, RequestLogEntry
@@ -16,9 +16,6 @@ from aiserver.history.rows import COLUMNS, Detail
 from aiserver.kit.db import Raw, Row
 from aiserver.kit.ids import moment_of
 from aiserver.kit.money import dollars
-
-MOST_ROWS = 1000
-_FURTHEST = 2**31 - 1
 
 # How SQL says what a member of RequestLog is; what is never kept is NULL.
 _MEMBERS = {
@@ -54,40 +51,31 @@ class Found(NamedTuple):
     answer: bytes | None
 
 
-class LogTable(Table[RequestLog]):
+class LogTable:
     """Answers queries over a month's file in the language of queries over rows in memory."""
 
     def __init__(self) -> None:
-        super().__init__(RequestLog)
-        members = (f"{_MEMBERS.get(c.member, 'NULL')} AS {c.sql}" for c in self._columns)
+        self._language = Language(RequestLog)
+        columns = self._language.columns
+        members = (f"{_MEMBERS.get(c.member, 'NULL')} AS {c.sql}" for c in columns)
         self._held = f"(SELECT id AS place, {', '.join(members)} FROM calls)"
+        self._moment = next(column.sql for column in columns if column.member == "date_time")
 
     def select(self, request: Query, conditions: Pairs) -> Clause:
         """The numbers of the calls that fit, in their order, as one column."""
-        distinct, wanted = self._wanted(request.fields or "")
-        found = self._where(request, conditions)
-        if distinct and wanted:
-            groups = ", ".join(column.sql for column in wanted)
-            sql = (
-                f"SELECT min(place) AS place FROM {self._held} WHERE {found.sql} GROUP BY {groups}"
-            )
-        else:
-            sql = f"SELECT place FROM {self._held} WHERE {found.sql}"
-        return Clause(f"{sql} ORDER BY {self._sorted(request)}", found.values)
+        found = self._language.select(request, conditions, held=self._held)
+        return Clause(f"{found.sql} ORDER BY {self._sorted(request)}", found.values)
 
     def page(self, connection: Raw, request: Query, conditions: Pairs) -> QueryResponse[RequestLog]:
         """Raises InvalidRequest or DriverError."""
         found = self.select(request, conditions)
-        skip = min(max(request.skip or 0, 0), _FURTHEST)
-        take = MOST_ROWS if request.take is None else min(max(request.take, 0), MOST_ROWS)
+        skip, take = page_of(request)
         places = connection.execute(f"{found.sql} LIMIT ? OFFSET ?", [*found.values, take, skip])
         rows = [log_of(call) for call in calls_of(connection, [place for (place,) in places])]
-        _, wanted = self._wanted(request.fields or "")
-        if wanted:
-            names = [(column.wire, column.member) for column in wanted]
-            rows = cast("list[RequestLog]", [_some(row, names) for row in rows])
-        total = self._total(connection, request, found) if _asks_total(request) else 0
-        return QueryResponse(offset=skip, total=total, results=rows)
+        total = self._total(connection, request, found) if asks_total(request) else 0
+        return QueryResponse(
+            offset=skip, total=total, results=self._language.answered(request, rows)
+        )
 
     def _total(self, connection: Raw, request: Query, found: Clause) -> int:
         if not found.values and not request.fields and " WHERE TRUE " in found.sql:
@@ -99,8 +87,7 @@ class LogTable(Table[RequestLog]):
         if not request.order_by and not request.order_by_desc:
             return "place DESC"
         # Numbers grow with time, and only they are in order in the file.
-        moment = next(column.sql for column in self._columns if column.member == "date_time")
-        return self._order(request).replace(f"{moment} ", "place ")
+        return self._language.order(request).replace(f"{self._moment} ", "place ")
 
 
 def total_of(connection: Raw) -> int:
@@ -199,15 +186,6 @@ def _facts(call: Found) -> dict[str, str]:
         "attempts": msgspec.json.encode(detail.attempts).decode() if detail.attempts else None,
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
-
-
-def _some(row: RequestLog, names: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    values = [(wire, getattr(row, member)) for wire, member in names]
-    return {wire: value for wire, value in values if value is not None}
-
-
-def _asks_total(request: Query) -> bool:
-    return "total" in (word.strip().lower() for word in (request.include or "").split(","))
 
 
 def _text(value: int | None) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from aiserver.contract.errors import TooBusy, Unavailable
-from aiserver.history.archive import Archive, NewerFile
+from aiserver.history.archive import Archive, NewerFile, NotBegun
 from aiserver.kit.db import DriverError, Raw, StorageError
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Shelf:
         return self._archive.months()
 
     def open(self, month: str) -> Raw | None:
-        """None where there is no such month, or only a newer version can read it.
+        """None where there is no such month yet, or only a newer version can read it.
 
         Raises StorageError or DriverError.
         """
@@ -58,7 +58,7 @@ class Shelf:
         if held is None:
             try:
                 held = (self._archive.reader(month), inode)
-            except NewerFile:
+            except (NewerFile, NotBegun):
                 return None
             held[0].set_progress_handler(self._overdue, _STEPS_A_LOOK)
         self._open[month] = held

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from aiserver.contract.autoquery import MOST_ROWS
 from aiserver.contract.conditions import Clause, stored, together
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.scalars import read_duration
-from aiserver.history.logs import MOST_ROWS, Found, calls_of, total_of
+from aiserver.history.logs import Found, calls_of, total_of
 from aiserver.history.operations import RequestLogs
 from aiserver.history.reader import Shelf
 from aiserver.kit.db import Raw

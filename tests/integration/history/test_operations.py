@@ -280,6 +280,43 @@ async def test_query_answers_some_members_or_another_month(handlers: HistoryHand
     assert await ask(handlers, empty) == {"offset": 0, "total": 0, "results": []}
 
 
+def touched(path: Path) -> Raw | None:
+    path.touch()
+
+
+def without_tables(path: Path) -> Raw:
+    return open_file(path, page_size=8192)
+
+
+def with_tables_uncommitted(path: Path) -> Raw:
+    connection = open_file(path)
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in UPGRADES[0]:
+        connection.execute(statement)
+    return connection
+
+
+@pytest.mark.parametrize("state", [touched, without_tables, with_tables_uncommitted])
+async def test_month_that_is_being_made_reads_as_empty(
+    tmp_path: Path, state: Callable[[Path], Raw | None]
+) -> None:
+    history = History(tmp_path, StillClock(), str)
+    handlers = HistoryHandlers(history, StillClock(), providers=lambda: 0, key_of=lambda text: None)
+    maker = state(Archive(tmp_path).path("2026-11"))
+    for request in (RequestLogs(), AdminQueryRequestLogs(include="total")):
+        answer = await ask(handlers, request)
+        assert (answer["results"], answer["total"]) == ([], 0)
+    assert (await ask(handlers, GetSummaryStats()))["providerStats"] == []
+    if maker is not None:
+        maker.close()
+    history.record(ended_call())
+    history.start()
+    await reached(lambda: history.written == 1)
+    assert len(ids(await ask(handlers, RequestLogs()))) == 1
+    assert len(ids(await ask(handlers, AdminQueryRequestLogs()))) == 1
+    await history.close()
+
+
 async def test_row_has_the_cost_and_tokens_as_text(tmp_path: Path) -> None:
     history = History(tmp_path, StillClock(), str)
     used = Usage(prompt=10, completion=0, cached=4)

@@ -1,6 +1,7 @@
 """One connection to an upstream: writes a request, parses its answer, keeps the deadlines."""
 
 import asyncio
+import re
 from typing import Protocol, cast
 
 import httptools
@@ -18,16 +19,23 @@ from aiserver.kit.upstream.target import Origin, Timeouts
 
 _HIGH_WATER = 256 * 1024
 _JOINED_BODY = 64 * 1024
+_FINE = b"HTTP/1.1 200 "
+_SIZED = re.compile(rb"\r\ncontent-length: (\d{1,9})\r\n")
+_KIND = re.compile(rb"\r\ncontent-type: ([^\r\n]+)")
 _BLANK, _BLANK_AND_MORE = b"\r\n\r\n", b"\r\n\r\n\r\n"
 # A server that closed an idle connection says so at once; later it may have begun the work.
 _STALE_SECONDS = 0.3
 
 
 class Receiver(Protocol):
-    """Whoever takes an answer as it arrives; over 256 kB `buffered` pauses the upstream."""
+    """Whoever takes an answer as it arrives; over 256 kB `buffered` pauses the upstream.
+
+    One that `takes_whole` needs no header of a plain 200 but its content type, in lower case.
+    """
 
     status: int
     buffered: int
+    takes_whole: bool
 
     def start(self, status: int, headers: dict[bytes, bytes]) -> None: ...
 
@@ -165,6 +173,8 @@ class Connection(asyncio.Protocol):
         if self._response is None:  # Nothing was asked: the next answer would be confused with it.
             self.fail(UpstreamReset())
             return
+        if not self.heard and self._taken_whole(data):
+            return
         self.heard, surplus, self._last_piece = True, False, b""
         self._unparsed += len(data)
         try:
@@ -184,6 +194,24 @@ class Connection(asyncio.Protocol):
         elif self._phase == "gap":
             now = self._loop.time()
             self.expect_by(self._ends if self._paused else now + self._gap, self._ends)
+
+    def _taken_whole(self, data: bytes) -> bool:
+        """Whether this was the whole of an ordinary answer, for which no parser is needed."""
+        response = self._response
+        if response is None or self._bodiless or not response.takes_whole:
+            return False
+        end = data.find(_BLANK)
+        if end < 0 or end > self._limit or not data.startswith(_FINE):
+            return False
+        head = data[: end + 2].lower()
+        if not _ordinary(head, len(data) - end - 4) or self._transport.get_write_buffer_size():
+            return False
+        kind = _KIND.search(head)
+        self.heard = self._complete = True
+        response.start(200, {b"content-type": kind[1]} if kind else {})
+        response.feed(data[end + 4 :])
+        self._release(reusable=True)
+        return True
 
     def _ended_with(self, data: bytes) -> bool:
         """Whether nothing came after the answer: of a line end the parser does not tell."""
@@ -257,3 +285,20 @@ class Connection(asyncio.Protocol):
             self._pool.rested(self)
         if response is not None:
             response.end()
+
+
+def _ordinary(head: bytes, size: int) -> bool:
+    """Whether a head, in lower case, says no more of its body than that it has this `size`."""
+    length = _SIZED.search(head)
+    lines = head.count(b"\r\n")
+    return (
+        length is not None
+        and int(length[1]) == size
+        and head.count(b"content-length") == 1
+        and head.count(b"connection:") == head.count(b"\r\nconnection: keep-alive\r\n") <= 1
+        and b"transfer-encoding" not in head
+        and lines == head.count(b"\n") == head.count(b"\r")
+        and b"\r\n " not in head
+        and b"\r\n\t" not in head
+        and b"\0" not in head
+    )

@@ -25,6 +25,8 @@ class UpstreamResponse:
     `until_started`, `start`, `feed`, `end` and `buffered` are for its connection.
     """
 
+    takes_whole = False
+
     def __init__(self, source: Source) -> None:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
