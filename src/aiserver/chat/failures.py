@@ -104,11 +104,20 @@ def refused(provider: str, status: int, answer: ErrorAnswer) -> Failure:
 
 
 def in_stream(provider: str, answer: ErrorAnswer, *, lost: bool) -> Failure:
-    """An error inside an answer of status 200."""
-    status = answer.status if answer.status and 400 <= answer.status < 600 else 500
-    failure = refused(provider, status, answer)
-    failure.lost = lost
-    return failure
+    """An error inside an answer of status 200; one that states no status counts as 500."""
+    if answer.status is not None and 400 <= answer.status < 600:
+        failure = refused(provider, answer.status, answer)
+        failure.lost = lost
+        return failure
+    return Failure(
+        FailureKind.OVERLOADED,
+        UpstreamFailed(f"Provider {provider} failed while it answered."),
+        detail=answer.message,
+        status=500,
+        retry_after=answer.retry_after,
+        parameter=answer.param,
+        lost=lost,
+    )
 
 
 def _meaning(provider: str, status: int, answer: ErrorAnswer) -> tuple[FailureKind, ApiError]:

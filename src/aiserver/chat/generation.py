@@ -9,7 +9,7 @@ import msgspec
 
 from aiserver.chat.adapters.ollama import NativeAnswer, NativeChat, native_images
 from aiserver.chat.adapters.ollama_stream import UNREADABLE, NativeReader
-from aiserver.chat.handlers import MOST_KEPT, kept, permitted
+from aiserver.chat.handlers import kept, permitted
 from aiserver.chat.ollama_operations import OllamaGeneration
 from aiserver.chat.relay import Relay, closed, rest
 from aiserver.chat.streaming import EventSplitter, data_of
@@ -24,6 +24,7 @@ from aiserver.contract.operation import (
 )
 from aiserver.contract.scalars import read_datetime
 from aiserver.contract.trace import Usage
+from aiserver.history.store import MOST_KEPT
 from aiserver.kit.clock import Clock
 
 # The path of Ollama's own clients, which typed ones of some languages call too.

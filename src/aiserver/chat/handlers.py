@@ -11,12 +11,11 @@ from aiserver.chat.operations import ChatAiProvider, OpenAiChatCompletion
 from aiserver.chat.relay import Relay, closed, rest
 from aiserver.contract.errors import FieldError, Forbidden, InvalidRequest
 from aiserver.contract.operation import Answer, Call, EventStream, Handler, JsonBytes
+from aiserver.history.store import MOST_KEPT
 
 # Members that steer the gateway and mean nothing to an upstream.
 _OURS = ("refId", "tag", "replyTo")
 _PROMPT_TOKENS = 512
-# What is kept of one prompt or answer, where they are kept at all; history may keep less.
-MOST_KEPT = 256 * 1024
 
 
 class ChatHandlers:
@@ -49,10 +48,11 @@ class ChatHandlers:
 
     async def at_provider(self, request: ChatAiProvider, call: Call) -> Answer:
         members = _members_of(request, call)
-        permitted(request.model, call)
+        model = _model_of(request)
+        permitted(model, call)
         chat = Chat(
-            members={**members, "model": request.model},
-            model=request.model,
+            members={**members, "model": model},
+            model=model,
             stream=False,
             wants_usage=False,
             request_id=call.request_id,
@@ -131,6 +131,14 @@ def _members_of(request: ChatAiProvider, call: Call) -> dict[str, Any]:
         return {"messages": [message], "max_tokens": _PROMPT_TOKENS}
     message = "'Request' or 'Prompt' must not be empty."
     raise InvalidRequest.of([FieldError("NotEmpty", "Request", message)], param="request")
+
+
+def _model_of(request: ChatAiProvider) -> str:
+    inner = request.request.model if request.request is not None else None
+    if model := request.model or inner:
+        return model
+    message = "'Model' must not be empty; give it here or inside 'Request'."
+    raise InvalidRequest.of([FieldError("NotEmpty", "Model", message)], param="model")
 
 
 def _without_empty_images(message: Any) -> Any:

@@ -69,7 +69,7 @@ class OpenAiChat(Wire, kw_only=True, rename=None):
     """A chat in OpenAI's form, inside another request."""
 
     messages: list[OpenAiMessage]
-    model: str | None = None
+    model: Annotated[str, Meta(max_length=300)] | None = None
     frequency_penalty: Any = None
     logit_bias: dict[str, Any] | None = None
     logprobs: Any = None
@@ -142,10 +142,11 @@ class OpenAiChatCompletion(Wire, kw_only=True, rename={"ref_id": "refId", "reply
 class ChatAiProvider(Wire, kw_only=True):
     """Completes a chat at one provider, named by the caller; no other is asked.
 
-    `request` is a whole chat, `prompt` one message of a user.
+    `request` is a whole chat, `prompt` one message of a user. Without `model`, that of `request`
+    counts.
     """
 
     provider: Annotated[str, Meta(min_length=1, max_length=100)]
-    model: Annotated[str, Meta(min_length=1, max_length=300)]
+    model: Annotated[str, Meta(max_length=300)] | None = None
     request: OpenAiChat | None = None
     prompt: str | None = None

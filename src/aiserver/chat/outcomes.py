@@ -8,13 +8,17 @@ from aiserver.contract.trace import Attempt, Trace, Usage
 from aiserver.providers.health import FailureKind
 from aiserver.providers.pool import Lease, NobodyLeft
 
+_NONE: frozenset[int] = frozenset()
+
 
 class Tries:
     """The attempts of one call, written into its trace as they happen."""
 
+    __slots__ = ("_trace", "failures", "interrupted", "tried")
+
     def __init__(self, trace: Trace) -> None:
-        self.tried: set[int] = set()
-        self.failures: list[Failure] = []
+        self.tried: frozenset[int] = _NONE
+        self.failures: tuple[Failure, ...] = ()
         self.interrupted: tuple[Lease, Failure | None] | None = None
         self._trace = trace
 
@@ -53,8 +57,8 @@ class Tries:
     def lose(self, provider_id: int | None, failure: Failure) -> None:
         """An attempt that failed; the provider is not asked again when its id is given."""
         if provider_id is not None:
-            self.tried.add(provider_id)
-            self.failures.append(failure)
+            self.tried |= {provider_id}
+            self.failures += (failure,)
         self._end(failure.kind.value, failure)
 
     def begun(self) -> None:
@@ -108,7 +112,7 @@ def exhausted(tries: Tries, model: str, gone: NobodyLeft | None = None) -> ApiEr
         return _out_of_service(model, gone)
     # A provider that could not carry the request speaks only where nobody else was asked.
     asked = [f for f in tries.failures if f.kind is not FailureKind.REQUEST]
-    failures = asked or tries.failures
+    failures = asked or list(tries.failures)
     kinds = {failure.kind for failure in failures}
     if kinds == {FailureKind.CREDENTIALS} and len(failures) > 1:
         return UpstreamFailed(

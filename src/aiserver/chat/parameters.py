@@ -136,9 +136,12 @@ class Parameters:
                 dropped += more
         return Adjusted(fitted, dropped, asks_usage)
 
-    def none_for(self, *, provider_id: int, ai_type_id: str, model: str) -> bool:
+    def none_for(self, provider: Provider, model: str) -> bool:
         """Whether `adjusted` never changes anything for that provider's model, so far."""
-        return not (_shipped(ai_type_id, model) or (provider_id, model) in self._learned)
+        return not (
+            _shipped(provider.ai_type_id, model)
+            or (self._learned and (provider.id, model) in self._learned)
+        )
 
     def unwanted(
         self, failure: Failure, members: dict[str, Any], *, usage_added: bool = False

@@ -43,15 +43,15 @@ def guard(method: str, operation: Operation, headers: Headers) -> None:
         )
 
 
-def guard_sign_in(operation: Operation, headers: Headers, *, allowed: bool) -> None:
-    """Raises Forbidden where another site's page, not one `allowed`, signs its visitor in or out.
+def guard_sign_in(operation: Operation, headers: Headers, *, named: bool) -> None:
+    """Raises Forbidden where another site's page, not one `named`, signs its visitor in or out.
 
     The visitor would go on in a session that somebody else can look into.
     """
-    if operation is _SIGN_IN and not (allowed or _own_page(headers)):
+    if operation is _SIGN_IN and not (named or _own_page(headers)):
         raise Forbidden(
             "This sign-in came from a page of another site. Sign in on this server's own page, or "
-            "have its administrator name the other site in CORS_ORIGINS."
+            "have its administrator name the other site in CORS_ORIGINS; * names none."
         )
 
 

@@ -22,11 +22,11 @@ class Cors:
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
+        self._named = self._origins - {"*"}
 
-    def allows(self, request: Headers) -> bool:
-        """Whether the page that this comes from may call; a page without a name may not."""
-        origin = request.get("origin", "")
-        return origin in self._origins or ("*" in self._origins and origin not in ("", "null"))
+    def names(self, request: Headers) -> bool:
+        """Whether the page that this comes from is listed by its own origin; `*` lists nobody."""
+        return request.get("origin") in self._named
 
     def headers(self, request: Headers) -> Pairs:
         """What every answer to this request carries."""

@@ -168,7 +168,7 @@ class Gateway:
         if credentials.any is None:
             if caller.known:
                 guard(method, found.operation, headers)
-            guard_sign_in(found.operation, headers, allowed=self._cors.allows(headers))
+            guard_sign_in(found.operation, headers, named=self._cors.names(headers))
         return caller
 
     def _secret_in(self, query: list[tuple[str, str]], reply: Reply) -> Credentials | None:

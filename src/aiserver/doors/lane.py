@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from aiserver.chat.adapters.adapter import Chat
-from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.adapters.openai import OpenAiAdapter, adds_usage, with_usage
 from aiserver.chat.flavours import PLAIN, flavour_of
 from aiserver.chat.outcomes import Tries
 from aiserver.chat.parameters import Parameters
@@ -22,7 +22,7 @@ from aiserver.doors.body import BodyReader
 from aiserver.doors.heads import Asked, Heads
 from aiserver.doors.lane_call import Client, LaneCall
 from aiserver.doors.replies import Pairs
-from aiserver.doors.wanted import Wanted, read_members, read_wanted
+from aiserver.doors.wanted import Wanted, read_members, read_wanted, write_wanted
 from aiserver.keys.access import Credentials
 from aiserver.kit.ids import request_id
 from aiserver.kit.redact import Redactor
@@ -171,26 +171,30 @@ class Lane:
         way: _Way,
         connection: Connection,
     ) -> LaneCall:
-        members: dict[str, Any] = read_members(body)
-        if wanted.stream_options is not None:
-            members["stream_options"] = wanted.stream_options
         chat = Chat(
-            members=members,
+            members={} if wanted.whole else _members(wanted, body),
             model=wanted.model,
             stream=bool(wanted.stream),
             wants_usage=bool((wanted.stream_options or {}).get("include_usage")),
             request_id=trace.request_id,
             created=int(trace.at),
         )
-        provider = lease.provider.name
-        sent = self._adapter.request(chat, way.endpoint, model=lease.api_model, provider=provider)
+        sent = self._written(wanted, chat, lease, way.endpoint)
         call = LaneCall(self, client, trace, chat, body, lease, connection)
         if chat.stream:
-            call.reader = self._adapter.reader(chat, way.endpoint, provider=provider)
-        identity = trace.request_id.encode()
-        head = way.head % (identity, len(sent.body))
-        call.begin(head, sent.body, self._timeouts)
+            call.reader = self._adapter.reader(chat, way.endpoint, provider=lease.provider.name)
+        head = way.head % (trace.request_id.encode(), len(sent))
+        call.begin(head, sent, self._timeouts)
         return call
+
+    def _written(self, wanted: Wanted, chat: Chat, lease: Lease, endpoint: Endpoint) -> bytes:
+        if not wanted.whole:
+            name = lease.provider.name
+            return self._adapter.request(chat, endpoint, model=lease.api_model, provider=name).body
+        wanted.model = lease.api_model
+        if adds_usage(chat, endpoint):
+            wanted.stream_options = with_usage(wanted.stream_options)
+        return write_wanted(wanted)
 
     def date(self, headers: Pairs) -> bytes:
         """The header lines that every answer of this second bears."""
@@ -208,10 +212,16 @@ class Lane:
         way = self._ways.get(provider.id)
         if way is None or way.endpoint is not endpoint:
             way = self._ways[provider.id] = _way_to(endpoint)
-        free = self._parameters.none_for(
-            provider_id=provider.id, ai_type_id=provider.ai_type_id, model=lease.api_model
-        )
-        return way if way.plain and free else None
+        if not way.plain:
+            return None
+        return way if self._parameters.none_for(provider, lease.api_model) else None
+
+
+def _members(wanted: Wanted, body: bytes) -> dict[str, Any]:
+    members: dict[str, Any] = read_members(body)
+    if wanted.stream_options is not None:
+        members["stream_options"] = wanted.stream_options
+    return members
 
 
 def credentials_of(headers: dict[bytes, bytes]) -> Credentials:

@@ -7,6 +7,6 @@ from aiserver.contract.trace import Trace
 
 def server_timing(trace: Trace) -> bytes:
     """The value of Server-Timing: milliseconds in the gateway, and those spent on providers."""
-    waited = trace.waited * 1000
-    own = (time.monotonic() - trace.started) * 1000 - waited
-    return b"gateway;dur=%.2f, upstream;dur=%.2f" % (own, waited)
+    waited = int(trace.waited * 100_000)
+    own = max(0, int((time.monotonic() - trace.started) * 100_000) - waited)
+    return b"gateway;dur=%d.%02d, upstream;dur=%d.%02d" % (*divmod(own, 100), *divmod(waited, 100))

@@ -8,7 +8,7 @@ from msgspec import Meta, Raw
 _ABSENT = Raw(b"null")
 
 
-class _Spelled(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _Spelled(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Members spelled as OpenAI spells them: another spelling would have to be mended."""
 
 
@@ -76,7 +76,14 @@ class Wanted(_Spelled):
     min_p: Raw = _ABSENT
     repetition_penalty: Raw = _ABSENT
 
+    @property
+    def whole(self) -> bool:
+        """Whether it holds every member as it came, in whatever order members were sent."""
+        return self.tools is None and self.response_format is None and self.logit_bias is None
+
 
 read_wanted = msgspec.json.Decoder(Wanted).decode
+# What is written holds each member once, also one that came twice.
+write_wanted = msgspec.json.Encoder().encode
 # A member that comes twice would be one thing here and another upstream: it goes on once.
 read_members = msgspec.json.Decoder(dict[str, Raw]).decode

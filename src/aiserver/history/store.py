@@ -13,9 +13,10 @@ from aiserver.history.writer import Writer
 from aiserver.kit import log
 from aiserver.kit.clock import Clock
 
+# Bytes of one prompt or answer that are kept, where they are kept at all.
+MOST_KEPT = 64 * 1024
 _BOUND = 20_000
 _ROOM = 64 * 1024 * 1024
-_LONGEST = 64 * 1024
 _STOP_SECONDS = 10.0
 _log = log.get("history")
 
@@ -47,7 +48,7 @@ class History:
         *,
         keep_months: int = 0,
         bound: int = _BOUND,
-        longest: int = _LONGEST,
+        longest: int = MOST_KEPT,
         room: int = _ROOM,
     ) -> None:
         self._archive = Archive(folder)

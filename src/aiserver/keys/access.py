@@ -125,17 +125,18 @@ class KeyRing:
         return msgspec.structs.replace(caller, user_name=session.name or caller.user_name)
 
     def take_used(self) -> dict[int, datetime]:
-        """When keys were last used since this was last asked."""
+        """When keys were used for the first time since this was last asked."""
         used, self._used = self._used, {}
         return used
 
     def _usable(self, entry: _Entry) -> Caller:
-        now = self._clock.now()
-        if entry.key.cancelled is not None:
+        key = entry.key
+        if key.cancelled is not None:
             raise Unauthenticated("This API key was disabled; ask your administrator for another.")
-        if entry.key.expires is not None and entry.key.expires <= now:
+        if key.expires is not None and key.expires <= self._clock.now():
             raise Unauthenticated("This API key has expired; ask your administrator for another.")
-        self._used[entry.key.id] = now
+        if key.id not in self._used:
+            self._used[key.id] = self._clock.now()
         return entry.caller
 
     def _is_admin(self, shown: str) -> bool:

@@ -96,12 +96,20 @@ PUBLIC_CATALOGUE = Setting(
 METRICS_TOKEN = Setting(
     "METRICS_TOKEN", secret, None, "Opens /metrics to a scraper that sends it as a Bearer token."
 )
-KEEP_PROMPTS = Setting("KEEP_PROMPTS", switch, "false", "Keeps prompts and answers in the history.")
+KEEP_PROMPTS = Setting(
+    "KEEP_PROMPTS",
+    switch,
+    "false",
+    "Keeps prompts and answers in the history; turns the hot lane off.",
+)
 HISTORY_MONTHS = Setting(
     "HISTORY_MONTHS", whole, "13", "Months of history that are kept; 0 keeps all."
 )
 CORS_ORIGINS = Setting(
-    "CORS_ORIGINS", origins, None, "Browser origins that may call, as a comma list; * is any."
+    "CORS_ORIGINS",
+    origins,
+    None,
+    "Browser origins that may call, as a comma list; * is any, but signs nobody in.",
 )
 HEADER_TIMEOUT = Setting(
     "HEADER_TIMEOUT", seconds, "15s", "Longest time a client may take to send its headers."
@@ -134,7 +142,7 @@ HOT_LANE = Setting(
     "HOT_LANE",
     one_of("auto", "off"),
     "auto",
-    "Relays plain chats between two sockets; off serves everything on the slow path.",
+    "Relays plain chats between two sockets; off, and KEEP_PROMPTS, serve all on the slow path.",
 )
 LOG_LEVEL = Setting(
     "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "Least level that is logged."

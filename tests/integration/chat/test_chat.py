@@ -9,7 +9,7 @@ import pytest
 
 from aiserver.kit.upstream import UpstreamError
 from fakes.upstream import FakeUpstream, Slow, closed_port, error_in_stream, scripted, sse, status
-from gateway import TestGateway, running
+from gateway import Reply, TestGateway, running
 
 CHAT = "/v1/chat/completions"
 LONG_STREAM = {
@@ -384,7 +384,7 @@ async def test_error_before_the_first_token_is_an_ordinary_error(
     upstream.next(error_in_stream(after=0))
     reply = await serving.chat(stream=True)
     assert reply.status == 502
-    assert "failed with status 500" in reply.problem()["message"]
+    assert "Provider fake failed while it answered." in reply.problem()["message"]
     assert in_flight(serving) == 0
 
 
@@ -393,9 +393,33 @@ async def test_error_in_a_stream_ends_it_with_an_error(
 ) -> None:
     upstream.next(error_in_stream(after=2))
     events = (await serving.chat(stream=True)).events()
-    assert "failed with status 500" in events[-1]["error"]["message"]
+    assert "Provider fake failed while it answered." in events[-1]["error"]["message"]
     assert "[DONE]" not in events
     await settled(serving)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"message": "no room", "code": 503}, "failed with status 503"),
+        ({"message": "no room"}, "failed while it answered"),
+        ({"message": "no room", "code": "overloaded"}, "failed while it answered"),
+        ({"message": "no room", "code": 200}, "failed while it answered"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 2])
+async def test_error_in_a_stream_names_only_a_status_it_states(
+    serving: TestGateway, upstream: FakeUpstream, after: int, error: Any, told: str
+) -> None:
+    upstream.next(error_in_stream(after=after, payload={"error": error}))
+    reply = await serving.chat(stream=True)
+    if after:
+        message = reply.events()[-1]["error"]["message"]
+    else:
+        assert reply.status == 502
+        message = reply.problem()["message"]
+    assert message.startswith(f"Provider fake {told}")
+    assert told.startswith("failed with") or "status" not in message
 
 
 @pytest.mark.parametrize("fault", ["stall-mid-stream", "truncated-stream"])
@@ -505,3 +529,50 @@ async def test_request_id_is_in_every_answer(serving: TestGateway) -> None:
         reply = await serving.call("POST", CHAT, body, headers={"x-request-id": "mine"})
         assert reply.headers["x-request-id"] == "mine"
     assert (await serving.chat(stream=True)).headers["x-request-id"]
+
+
+async def at_fake(gateway: TestGateway, **members: Any) -> Reply:
+    return await gateway.call("POST", "/api/ChatAiProvider", {"provider": "fake", **members})
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "asked"),
+    [
+        ({}, {"model": "fake-model"}, "fake-model"),
+        ({"model": ""}, {"model": "fake-model"}, "fake-model"),
+        ({"model": "fake-model"}, {}, "fake-model"),
+        ({"model": "fake-model"}, {"model": "another"}, "fake-model"),
+    ],
+)
+async def test_model_of_the_inner_chat_counts_where_none_is_given_beside_it(
+    serving: TestGateway,
+    upstream: FakeUpstream,
+    outer: dict[str, str],
+    inner: dict[str, str],
+    asked: str,
+) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    reply = await at_fake(serving, **outer, request={"messages": messages, **inner})
+    assert reply.status == 200
+    assert upstream.requests[-1].json() == {"messages": messages, "model": asked}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"prompt": "x"}, {"request": {"messages": [{"role": "user", "content": "x"}], "model": ""}}],
+)
+async def test_chat_at_one_provider_without_a_model_says_where_to_give_it(
+    serving: TestGateway, upstream: FakeUpstream, members: dict[str, Any]
+) -> None:
+    reply = await at_fake(serving, **members)
+    assert reply.status == 400
+    assert "'Model' must not be empty" in reply.problem()["message"]
+    assert [error["fieldName"] for error in reply.problem()["errors"]] == ["Model"]
+    assert not upstream.requests
+
+
+async def test_model_of_the_inner_chat_is_held_against_the_key(serving: TestGateway) -> None:
+    key = await serving.key(models=["another"])
+    request = {"messages": [{"role": "user", "content": "x"}], "model": "fake-model"}
+    body = {"provider": "fake", "request": request}
+    assert (await serving.call("POST", "/api/ChatAiProvider", body, key=key)).status == 403

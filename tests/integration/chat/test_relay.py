@@ -9,8 +9,8 @@ import pytest
 
 from aiserver.chat.adapters.dialects import ADAPTERS
 from aiserver.chat.failures import Failure
-from aiserver.chat.handlers import MOST_KEPT
 from aiserver.chat.upstreams import Upstreams
+from aiserver.history.store import MOST_KEPT
 from aiserver.kit.upstream import UpstreamPool
 from aiserver.providers.catalogue import BY_ID
 from aiserver.providers.endpoints import Endpoint
@@ -123,6 +123,22 @@ async def test_what_is_kept_is_bounded(
     await keeping.provider("fake", upstream.base_url)
     assert (await keeping.chat(stream=stream, content="x" * 2 * MOST_KEPT)).status == 200
     assert kept == [(MOST_KEPT, MOST_KEPT)]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_history_has_all_that_chat_keeps(
+    keeping: TestGateway, upstream: FakeUpstream, over: int
+) -> None:
+    await keeping.provider("fake", upstream.base_url)
+    body = {"model": "fake-model", "messages": [{"role": "user", "content": ""}]}
+    short = len(json.dumps(body, separators=(",", ":")))
+    body["messages"] = [{"role": "user", "content": "x" * (MOST_KEPT - short + over)}]
+    headers = {"x-request-id": "long"}
+    reply = await keeping.call("POST", "/v1/chat/completions", body, headers=headers)
+    entry = await keeping.recorded("long")
+    said = json.dumps(body, separators=(",", ":"))
+    assert (len(said), entry["requestBody"]) == (MOST_KEPT + over, said[:MOST_KEPT])
+    assert entry["responseDto"] == reply.body.decode()[:MOST_KEPT]
 
 
 async def test_provider_that_stopped_answering_serves_nothing(serving: TestGateway) -> None:

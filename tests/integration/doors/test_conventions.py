@@ -160,6 +160,20 @@ async def test_allowed_origin_may_call_with_a_key(shared: TestGateway) -> None:
         assert reply.headers["access-control-allow-origin"] == "https://app.example.com"
 
 
+async def test_star_lets_any_site_read_without_credentials(tmp_path: Path, migrated: bytes) -> None:
+    async with running(tmp_path / "data", migrated, CORS_ORIGINS="*") as gateway:
+        key = await gateway.key()
+        for origin in ("https://app.example.com", "null"):
+            headers = {"origin": origin}
+            for reply in (
+                await gateway.call("OPTIONS", "/v1/models", key=None, headers=headers),
+                await gateway.call("GET", "/v1/models", key=key, headers=headers),
+                await gateway.call("GET", "/v1/models", key="wrong", headers=headers),
+            ):
+                assert reply.headers["access-control-allow-origin"] == "*"
+                assert "access-control-allow-credentials" not in reply.headers
+
+
 async def test_other_origin_learns_nothing(shared: TestGateway, gateway: TestGateway) -> None:
     origin = {"origin": "https://evil.example.com"}
     for server in (shared, gateway):

@@ -1,6 +1,6 @@
 """What the administrator asks of the history, answered from the files of several months."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +13,7 @@ from aiserver.contract.caller import ADMINISTRATOR
 from aiserver.contract.errors import Gone, InvalidRequest
 from aiserver.contract.operation import Call, operation_of
 from aiserver.contract.trace import Attempt, Trace, Usage
-from aiserver.history.archive import Archive
+from aiserver.history.archive import UPGRADES, Archive
 from aiserver.history.handlers import HistoryHandlers
 from aiserver.history.logs import LogTable
 from aiserver.history.operations import (
@@ -25,6 +25,7 @@ from aiserver.history.operations import (
 )
 from aiserver.history.search import page_sql, search_of
 from aiserver.history.store import History
+from aiserver.kit.db import Raw, open_file
 from fakes.calls import NOVEMBER, StillClock, ended_call, ended_calls
 
 OCTOBER, SEPTEMBER = NOVEMBER - timedelta(days=31), NOVEMBER - timedelta(days=61)
@@ -309,11 +310,13 @@ async def test_month_that_is_being_made_reads_as_empty(
     assert (await ask(handlers, GetSummaryStats()))["providerStats"] == []
     if maker is not None:
         maker.close()
-    history.record(ended_call())
-    history.start()
-    await reached(lambda: history.written == 1)
+    filling = History(tmp_path, StillClock(), str)
+    filling.record(ended_call())
+    filling.start()
+    await filling.close()
     assert len(ids(await ask(handlers, RequestLogs()))) == 1
     assert len(ids(await ask(handlers, AdminQueryRequestLogs()))) == 1
+    history.start()
     await history.close()
 
 

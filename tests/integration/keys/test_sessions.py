@@ -274,9 +274,8 @@ async def test_own_page_signs_in(gateway: TestGateway, headers: dict[str, str]) 
         ("https://app.example.com", {"origin": "https://app.example.com"}, 200),
         ("https://app.example.com", {"origin": "https://evil.example.com"}, 403),
         ("https://app.example.com", {"sec-fetch-site": "cross-site"}, 403),
-        ("*", {"origin": "https://app.example.com"}, 200),
-        ("*", {"origin": "null"}, 403),
-        ("*", {"sec-fetch-site": "cross-site"}, 403),
+        ("https://app.example.com", {"origin": "null"}, 403),
+        ("*,https://app.example.com", {"origin": "https://app.example.com"}, 200),
     ],
 )
 async def test_named_sites_page_signs_in(
@@ -287,6 +286,23 @@ async def test_named_sites_page_signs_in(
         every = {"sec-fetch-site": "cross-site", **headers}
         reply = await gateway.call("POST", SIGN_IN, body, key=None, headers=every)
         assert reply.status == status
+
+
+@pytest.mark.parametrize("allowed", ["*", "*,https://app.example.com"])
+async def test_star_lets_no_other_site_use_a_session(
+    tmp_path: Path, migrated: bytes, allowed: str
+) -> None:
+    async with running(tmp_path / "data", migrated, CORS_ORIGINS=allowed) as gateway:
+        cookie = await session(gateway, SECRET)
+        body = {"userName": "Ann", "password": SECRET}
+        for headers in (*FOREIGN, {"origin": "*"}):
+            every = sent_from(gateway, headers)
+            reply = await gateway.call("POST", SIGN_IN, body, key=None, headers=every)
+            assert (reply.status, "set-cookie" in reply.headers) == (403, False), headers
+            created = await gateway.call(
+                "POST", "/api/AdminCreateApiKey", {"name": "x"}, key=None, headers=cookie | every
+            )
+            assert created.status == 403, headers
 
 
 async def test_key_tells_who_it_is_from_anywhere(gateway: TestGateway) -> None:

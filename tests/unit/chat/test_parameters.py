@@ -353,7 +353,7 @@ def test_learned_usage_is_asked_for_no_more() -> None:
     which: Any = {"provider_id": 1, "ai_type_id": "Custom", "model": "m"}
     assert learning.adjusted(asking(), **which).asks_usage
     learning.learn(1, "m", Change(("stream_options",)))
-    assert not learning.none_for(**which)
+    assert not learning.none_for(provider(1, "m"), "m")
     fitting = learning.adjusted(asking(stream_options={"include_usage": True}), **which)
     assert fitting == Adjusted(asking(), ("stream_options",), asks_usage=False)
 
@@ -366,8 +366,5 @@ def test_changed_and_gone_providers_are_forgotten() -> None:
         learning.learn(number, "m", Change(("seed",)))
     renewed = msgspec.structs.replace(changed, priority=5)
     learning.providers_changed([msgspec.structs.replace(same), renewed])
-    known = [
-        not learning.none_for(provider_id=number, ai_type_id="Custom", model="m")
-        for number in (1, 2, 3)
-    ]
+    known = [not learning.none_for(each, "m") for each in (same, changed, gone)]
     assert known == [True, False, False]

@@ -227,11 +227,11 @@ def error_answer(body: bytes, headers: Mapping[bytes, bytes]) -> ErrorAnswer:
 
 
 def in_answer(error: msgspec.Raw) -> ErrorAnswer:
-    """The error within an answer of status 200; its kind says its status."""
+    """The error within an answer of status 200; its kind may say its status."""
     decoded: Any = msgspec.json.decode(error)
     answer = _answer(decoded)
     kind = cast("dict[str, Any]", decoded).get("type") if isinstance(decoded, dict) else None
-    answer.status = answer.status or _STATUS.get(str(kind), 500)
+    answer.status = answer.status or _STATUS.get(str(kind))
     return answer
 
 

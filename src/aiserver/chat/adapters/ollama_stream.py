@@ -1,6 +1,7 @@
 """Reads what Ollama answers, whole or by lines; prints it in the normal form or as it came."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,7 +105,7 @@ class LineSplitter:
         return b"".join(self._parts).strip()
 
 
-class OllamaReader:
+class OllamaReader(ABC):
     """Reads a streamed answer line by line; a subclass says how a line is printed."""
 
     native = False
@@ -117,9 +118,9 @@ class OllamaReader:
         self._provider = provider
         self._splitter = LineSplitter()
 
+    @abstractmethod
     def printed(self, line: Line, raw: bytes) -> bytes:
         """What the caller reads for a line."""
-        raise NotImplementedError
 
     def feed(self, data: bytes) -> bytes:
         try:
@@ -269,11 +270,11 @@ def log_probabilities(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def error_in(payload: bytes) -> ErrorAnswer:
-    """An error inside an answer of status 200; its words alone say what it means."""
+    """An error inside an answer of status 200; its words alone say what it means, if they do."""
     answer = error_in_words(payload, {})
     if answer.status is None:
         found = (status for words, status, _ in _MEANINGS if words.search(answer.message))
-        answer.status = next(found, 500)
+        answer.status = next(found, None)
     return answer
 
 

@@ -65,9 +65,8 @@ class OpenAiAdapter:
         if body is chat.members:
             body = dict(body)
         body["model"] = model
-        if chat.stream and endpoint.type.asks_usage and not chat.wants_usage:
-            options = cast("dict[str, Any]", body.get("stream_options") or {})
-            body["stream_options"] = {**options, "include_usage": True}
+        if adds_usage(chat, endpoint):
+            body["stream_options"] = with_usage(body.get("stream_options"))
         return Outgoing("/chat/completions", msgspec.json.encode(body))
 
     def answer(self, body: bytes, chat: Chat, *, provider: str) -> Answered:
@@ -101,6 +100,16 @@ class OpenAiAdapter:
 
     def models(self, body: bytes) -> list[str]:
         return [model.id for model in _listings.decode(body).data]
+
+
+def adds_usage(chat: Chat, endpoint: Endpoint) -> bool:
+    """Whether the gateway asks for the usage of a stream whose caller does not."""
+    return chat.stream and endpoint.type.asks_usage and not chat.wants_usage
+
+
+def with_usage(options: Any) -> dict[str, Any]:
+    """The `stream_options` that ask for it too."""
+    return {**cast("dict[str, Any]", options or {}), "include_usage": True}
 
 
 class OpenAiReader:

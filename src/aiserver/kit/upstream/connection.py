@@ -115,9 +115,13 @@ class Connection(asyncio.Protocol):
         """The answer says no more: the connection is kept if its end, still out, comes in time."""
         if self._response is None:
             return False
+        self.rest(seconds)
+        return True
+
+    def rest(self, seconds: float) -> None:
+        """Nothing more is asked of it for now; so long it is kept."""
         until = self._loop.time() + seconds
         self.expect_by(until, until)
-        return True
 
     def resume(self) -> None:
         if self._paused:

@@ -128,8 +128,7 @@ class UpstreamPool:
     def rested(self, connection: Connection) -> None:
         idle = self._idle.setdefault(connection.origin, {})
         idle[connection] = None
-        until = asyncio.get_running_loop().time() + self._idle_seconds
-        connection.expect_by(until, until)
+        connection.rest(self._idle_seconds)
         if len(idle) > self._max_idle:
             oldest = next(iter(idle))
             del idle[oldest]
