@@ -34,13 +34,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, migrated: bytes, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    for setting in SETTINGS:
-        monkeypatch.delenv(setting.name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "app.db").write_bytes(migrated)
-    return Shell(tmp_path / "data")
+def shell(data_folder: Path) -> Shell:
+    return Shell(data_folder)
 
 
 def test_key_is_printed_alone_and_once(shell: Shell) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +54,10 @@ class Doctor:
 
 
 @pytest.fixture
-def here(tmp_path: Path, migrated: bytes, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    for setting in s.SETTINGS:
-        monkeypatch.delenv(setting.name, raising=False)
+def here(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     monkeypatch.setenv("LOCAL_MODELS", "false")
     monkeypatch.setenv("PORT", str(closed_port()))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "app.db").write_bytes(migrated)
-    return Doctor(tmp_path / "data")
-
-
-@pytest.fixture
-def fake() -> Generator[FakeUpstream]:
-    """An upstream on a loop of its own: the command runs one itself."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    served = FakeUpstream()
-    asyncio.run_coroutine_threadsafe(served.__aenter__(), loop).result()
-    yield served
-    asyncio.run_coroutine_threadsafe(served.__aexit__(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    return Doctor(data_folder)
 
 
 def to_listing(answer: Script, *, head: bytes = b"") -> Script:

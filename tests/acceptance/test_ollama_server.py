@@ -2,13 +2,10 @@
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncGenerator, Generator
-from dataclasses import dataclass
 from typing import Any
 
 import ollama
@@ -16,21 +13,13 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from aiserver.providers.local.engine import CHILD_ENVIRONMENT, native_package_installed
-from fakes.gguf import write_tiny_gguf
+from aiserver.providers.local.engine import CHILD_ENVIRONMENT
+from fakes.llama import MOOD, PATIENCE, Llama, running_llama
 from gateway import TestGateway
 
-PATIENCE = 30.0
 MODEL = "tiny/tiny"
 LOCKED = "locked/tiny"
 ASKING: list[Any] = [{"role": "user", "content": "How is the weather in Paris?"}]
-# Grammars bound the spaces between tokens, so that even random weights come to an end.
-MOOD: dict[str, Any] = {
-    "type": "object",
-    "properties": {"mood": {"enum": ["good", "bad"]}, "sure": {"type": "boolean"}},
-    "required": ["mood", "sure"],
-    "additionalProperties": False,
-}
 AS_MOOD: Any = {
     "type": "json_schema",
     "json_schema": {"name": "mood", "strict": True, "schema": MOOD},
@@ -38,40 +27,10 @@ AS_MOOD: Any = {
 COLD = {"temperature": 0, "num_predict": 500}
 
 
-@dataclass(frozen=True)
-class Llama:
-    url: str
-    key: str
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Generator[Llama]:
-    """A llama.cpp of random weights, served by the child that the gateway itself uses."""
-    assert native_package_installed(), "the tests need the extra `local`; make test installs it"
-    folder = tmp_path_factory.mktemp("llama")
-    model = write_tiny_gguf(folder / "tiny.gguf")
-    key = secrets.token_urlsafe(16)
-    argv = [sys.executable, "-m", "aiserver.providers.local.llama_child", "--model", str(model)]
-    argv += ["--alias", "tiny", "--threads", "1", "--context", "4096", "--slots", "1"]
-    pipe = subprocess.PIPE
-    with (
-        (folder / "llama.log").open("wb") as log,
-        subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=log) as child,
-    ):
-        overdue = threading.Timer(PATIENCE, child.kill)
-        overdue.start()
-        try:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(f"{key}\n".encode())
-            child.stdin.flush()
-            told = json.loads(child.stdout.readline() or b"{}")
-            assert told.get("ready"), f"{told} {(folder / 'llama.log').read_text()}"
-            overdue.cancel()
-            yield Llama(told["url"], key)
-        finally:
-            overdue.cancel()
-            child.kill()
+    with running_llama(tmp_path_factory.mktemp("llama"), slots=1) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

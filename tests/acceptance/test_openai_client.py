@@ -1,13 +1,8 @@
 """The official OpenAI SDK against the gateway: a real llama.cpp and a scripted upstream behind it."""
 
 import json
-import secrets
-import subprocess
-import sys
-import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +11,10 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
 
-from aiserver.providers.local.engine import native_package_installed
-from fakes.gguf import write_tiny_gguf
+from fakes.llama import MOOD, PATIENCE, Llama, running_llama
 from fakes.upstream import FakeUpstream, Slow, scripted
 from gateway import TestGateway
 
-PATIENCE = 30.0
 STREAMS = Path(__file__).parents[1] / "fixtures" / "streams"
 ASKING: list[Any] = [{"role": "user", "content": "How is the weather?"}]
 
@@ -51,13 +44,6 @@ TIME: dict[str, Any] = {
         },
     },
 }
-# Grammars bound the spaces between tokens, so that even random weights come to an end.
-MOOD: dict[str, Any] = {
-    "type": "object",
-    "properties": {"mood": {"enum": ["good", "bad"]}, "sure": {"type": "boolean"}},
-    "required": ["mood", "sure"],
-    "additionalProperties": False,
-}
 AS_MOOD: dict[str, Any] = {
     "response_format": {
         "type": "json_schema",
@@ -67,46 +53,10 @@ AS_MOOD: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Llama:
-    url: str
-    key: str
-
-
-def say_hello(child: subprocess.Popen[bytes], key: str) -> dict[str, Any]:
-    """Hands the key over and waits for the ready line; a child that is silent is killed."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    overdue = threading.Timer(PATIENCE, child.kill)
-    overdue.start()
-    try:
-        child.stdin.write(f"{key}\n".encode())
-        child.stdin.flush()
-        return json.loads(child.stdout.readline() or b"{}")
-    finally:
-        overdue.cancel()
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Generator[Llama]:
-    """A llama.cpp of random weights, served by the child that the gateway itself uses."""
-    assert native_package_installed(), "the tests need the extra `local`; make test installs it"
-    folder = tmp_path_factory.mktemp("llama")
-    model = write_tiny_gguf(folder / "tiny.gguf")
-    key = secrets.token_urlsafe(16)
-    argv = [sys.executable, "-m", "aiserver.providers.local.llama_child", "--model", str(model)]
-    argv += ["--alias", "tiny", "--threads", "1", "--context", "4096", "--slots", "2"]
-    pipe = subprocess.PIPE
-    with (
-        (folder / "llama.log").open("wb") as log,
-        subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=log) as child,
-    ):
-        try:
-            told = say_hello(child, key)
-            assert told.get("ready"), f"{told} {(folder / 'llama.log').read_text()}"
-            yield Llama(told["url"], key)
-        finally:
-            child.kill()
+    with running_llama(tmp_path_factory.mktemp("llama"), slots=2) as served:
+        yield served
 
 
 @asynccontextmanager

@@ -1,16 +1,12 @@
 """`ai-server providers test`: what one provider answers, how to mend it, and no key on the way."""
 
-import asyncio
 import json
-import threading
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from aiserver import settings as s
 from aiserver.cli.main import app
 from fakes.upstream import FakeUpstream, closed_port, status
 
@@ -38,28 +34,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, migrated: bytes, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    for setting in s.SETTINGS:
-        monkeypatch.delenv(setting.name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "app.db").write_bytes(migrated)
-    return Shell(tmp_path / "data")
-
-
-@pytest.fixture
-def fake() -> Generator[FakeUpstream]:
-    """An upstream on a loop of its own: the command runs one itself."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    served = FakeUpstream()
-    asyncio.run_coroutine_threadsafe(served.__aenter__(), loop).result()
-    yield served
-    asyncio.run_coroutine_threadsafe(served.__aexit__(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+def shell(data_folder: Path) -> Shell:
+    return Shell(data_folder)
 
 
 def test_models_are_listed_and_nothing_is_chatted(shell: Shell, fake: FakeUpstream) -> None:

@@ -735,6 +735,16 @@ def test_errors_in_streams_have_a_status(kind: str, status: int):
     assert reader.failure.status == status
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"), [("x", "while it answered"), ("api_error", "with status 500")]
+)
+def test_error_of_an_unknown_kind_is_told_without_a_status(kind: str, told: str):
+    error = event({"type": "error", "error": {"type": kind, "message": "no"}})
+    reader, _ = read(event({"type": "message_start", "message": {"id": "m"}}) + error)
+    assert reader.failure is not None
+    assert reader.failure.error.message == f"Provider one failed {told}."
+
+
 def test_error_after_words_is_lost():
     reader, given = read(fixture("error_later.sse"))
     assert b"Half a" in given

@@ -386,6 +386,11 @@ def test_error_inside_says_what_happens_next(words: str, kind: FailureKind, stat
     assert not reader.failure.lost
 
 
+def test_error_inside_that_states_no_status_is_told_without_one():
+    told = failure_of(b'{"error": "the runner fell over"}').error.message
+    assert told == "Provider box failed while it answered."
+
+
 def test_generated_answer_comes_back_as_it_was():
     body = b'{"model":"m","response":"hi","done":true,"prompt_eval_count":4,"x":1}'
     given = adapter.answer(body, generation_of(), provider="box")
