@@ -27,6 +27,7 @@ from aiserver.keys.access import Credentials
 from aiserver.kit.ids import request_id
 from aiserver.kit.redact import Redactor
 from aiserver.kit.upstream import Connection, Target, Timeouts, UpstreamPool, request_head
+from aiserver.kit.writes import Writes
 from aiserver.providers.endpoints import Endpoint, Endpoints
 from aiserver.providers.pool import Lease, NobodyLeft, ProviderPool
 from aiserver.settlement import Settlement
@@ -86,6 +87,7 @@ class Lane:
         self._lifecycle = lifecycle
         self._adapter = OpenAiAdapter()
         self.heads = Heads()
+        self.writes = Writes()
         self._ways: dict[int, _Way] = {}
         self._dated: tuple[Pairs | None, bytes] = (None, b"")
 

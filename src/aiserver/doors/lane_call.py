@@ -13,6 +13,7 @@ from aiserver.doors.replies import Pairs
 from aiserver.doors.timing import server_timing
 from aiserver.kit.redact import Redactor
 from aiserver.kit.upstream import Connection, Timeouts, UpstreamError, UpstreamReset
+from aiserver.kit.writes import Writes
 from aiserver.providers.pool import Lease
 from aiserver.settlement import Settlement
 
@@ -50,6 +51,7 @@ class Owner(Protocol):
     running: "set[LaneCall]"
     settlement: Settlement
     redact: Redactor
+    writes: Writes
 
     def date(self, headers: Pairs) -> bytes: ...
 
@@ -174,7 +176,7 @@ class LaneCall:
 
     def _give(self, reader: StreamReader, given: bytes) -> None:
         if self._started:
-            self._client.transport.write(b"%x\r\n%b\r\n" % (len(given), given))
+            self._write(b"%x\r\n%b\r\n" % (len(given), given))
             return
         self._held.append(given)
         self._size += len(given)
@@ -184,7 +186,10 @@ class LaneCall:
             held = b"".join(self._held)
             self._held.clear()
             head = self._head(_STREAMED)
-            self._client.transport.write(b"%b%x\r\n%b\r\n" % (head, len(held), held))
+            self._write(b"%b%x\r\n%b\r\n" % (head, len(held), held))
+
+    def _write(self, data: bytes) -> None:
+        self._owner.writes.write(self._client.transport, data)
 
     def _stream_over(self, reader: StreamReader) -> None:
         failure = reader.failure
@@ -207,7 +212,7 @@ class LaneCall:
         if failure is not None or not self._connection.expect_end(_LAST_BYTES_SECONDS):
             self._lease.release()
         self._owner.settlement.end(self._trace)
-        self._client.transport.write(last)
+        self._write(last)
         self._client.lane_done()
 
     def _answer(self, body: bytes) -> None:
@@ -230,7 +235,7 @@ class LaneCall:
         self._lease.release()
         head = self._head(kind)
         self._owner.settlement.end(self._trace)
-        self._client.transport.write(head + whole)
+        self._write(head + whole)
         self._client.lane_done()
 
     def _head(self, about: bytes) -> bytes:

@@ -209,6 +209,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._call is not None:
             self.keep_alive = False
         else:
+            self._flush()
             super().shutdown()
 
     @property
@@ -222,6 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.keep_alive:
             self.on_response_complete()
         else:
+            self._flush()
             self.transport.close()
 
     def lane_declined(self, body: bytes, trace: Trace | None) -> None:
@@ -238,6 +240,11 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.pipeline:
             self.cycle = cycle
         self._start_asgi_task(cycle, self.config.gateway)
+
+    def _flush(self) -> None:
+        """What was answered before goes out first."""
+        if self._lane is not None:
+            self._lane.writes.flush()
 
     def _free(self) -> bool:
         if self._call is not None or self.pipeline:
@@ -353,6 +360,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             running.disconnected = True
             running.message_event.set()
+        self._flush()
         body = body_of(both(error, str))
         status = STATUS_LINE[error.http_status]
         head = b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"

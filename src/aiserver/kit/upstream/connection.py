@@ -16,6 +16,7 @@ from aiserver.kit.upstream.errors import (
 )
 from aiserver.kit.upstream.response import UpstreamResponse
 from aiserver.kit.upstream.target import Origin, Timeouts
+from aiserver.kit.writes import Writes
 
 _HIGH_WATER = 256 * 1024
 _JOINED_BODY = 64 * 1024
@@ -52,6 +53,9 @@ class Pool(Protocol):
     def rested(self, connection: "Connection") -> None: ...
 
     def lost(self, connection: "Connection") -> None: ...
+
+    @property
+    def writes(self) -> Writes: ...
 
 
 class Connection(asyncio.Protocol):
@@ -104,7 +108,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
             self._transport.write(body)
         else:
-            self._transport.write(head + body)
+            self._pool.writes.write(self._transport, head + body)
 
     def was_stale(self, error: UpstreamError) -> bool:
         """Whether a kept connection was closed as idle before its server read the request."""

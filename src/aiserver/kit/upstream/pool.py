@@ -13,6 +13,7 @@ from aiserver.kit.upstream.errors import (
 )
 from aiserver.kit.upstream.response import UpstreamResponse
 from aiserver.kit.upstream.target import Origin, Target, Timeouts, request_head
+from aiserver.kit.writes import Writes
 
 _TIMEOUTS = Timeouts()
 
@@ -35,6 +36,7 @@ class UpstreamPool:
         self._idle_seconds = idle_seconds
         self._max_header_bytes = max_header_bytes
         self._tls = tls
+        self.writes = Writes()
         self._idle: dict[Origin, dict[Connection, None]] = {}
         self._open: set[Connection] = set()
         self._none_open = asyncio.Event()
