@@ -2,8 +2,8 @@
 
 from typing import Any, Protocol
 
-from aiserver.chat.adapters.adapter import Chat, StreamReader
-from aiserver.chat.adapters.openai import OpenAiAdapter
+from aiserver.chat.adapters.adapter import Chat
+from aiserver.chat.adapters.openai import OpenAiAdapter, OpenAiReader
 from aiserver.chat.failures import Failure, refused, unreachable
 from aiserver.chat.outcomes import Tries
 from aiserver.chat.relay import MAX_ANSWER, MAX_HELD, replayed
@@ -93,7 +93,7 @@ class LaneCall:
     ) -> None:
         self.status = 0
         self.buffered = 0
-        self.reader: StreamReader | None = None
+        self.reader: OpenAiReader | None = None
         self._owner = owner
         self._client = client
         self._trace = trace
@@ -140,6 +140,21 @@ class LaneCall:
         if reader.failure is not None or reader.finished:
             self._stream_over(reader)
 
+    def feed_chunk(self, framed: bytes, start: int) -> None:
+        if self._started and self.reader is not None and self.reader.passes(framed):
+            self._write(framed)
+        else:
+            self.feed(framed[start:-2])
+
+    def whole(self, kind: bytes, body: bytes) -> None:
+        if self.reader is None:
+            self.status = 200
+            self._answer(body)
+        else:
+            self.start(200, {b"content-type": kind})
+            self.feed(body)
+            self.end()
+
     def end(self, error: UpstreamError | None = None) -> None:
         if self.done:
             # The upstream has let go of the call too.
@@ -174,7 +189,7 @@ class LaneCall:
         self._lease.release()
         self._owner.settlement.end(self._trace)
 
-    def _give(self, reader: StreamReader, given: bytes) -> None:
+    def _give(self, reader: OpenAiReader, given: bytes) -> None:
         if self._started:
             self._write(b"%x\r\n%b\r\n" % (len(given), given))
             return
@@ -191,7 +206,7 @@ class LaneCall:
     def _write(self, data: bytes) -> None:
         self._owner.writes.write(self._client.transport, data)
 
-    def _stream_over(self, reader: StreamReader) -> None:
+    def _stream_over(self, reader: OpenAiReader) -> None:
         failure = reader.failure
         if failure is not None and not self._started:
             # In this order: a connection that fails tells this call, which must be over then.

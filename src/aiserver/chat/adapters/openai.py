@@ -22,6 +22,8 @@ from aiserver.providers.endpoints import Endpoint
 
 _NULL = b"null"
 _NOTHING = frozenset({b"null", b'""', b"[]", b"{}"})
+# Line ends of a chunk's own: after its size and at its end.
+_FRAME = 2
 # What a piece of a stream must not hold to be passed on unread once the model speaks.
 _NOTABLE = (b'"usage"', b'"error"', b'finish_reason":"', b'finish_reason": "', b"[DONE]", b"\r")
 
@@ -143,6 +145,21 @@ class OpenAiReader:
             else:
                 return data
         return b"".join(self._events(data))
+
+    def passes(self, framed: bytes) -> bool:
+        """Whether a chunk, with its frame, goes on as it is: whole events that say no more."""
+        return (
+            self.begun
+            and self._splitter.empty
+            and not self._flavour.chunked
+            and framed.endswith(b"\n\n\r\n")
+            and framed.count(b"\r") == _FRAME
+            and b'"usage"' not in framed
+            and b'"error"' not in framed
+            and b'finish_reason":"' not in framed
+            and b'finish_reason": "' not in framed
+            and b"[DONE]" not in framed
+        )
 
     def end(self) -> bytes:
         if self.finished or self.failure is not None:

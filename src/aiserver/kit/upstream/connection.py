@@ -31,7 +31,8 @@ _STALE_SECONDS = 0.3
 class Receiver(Protocol):
     """Whoever takes an answer as it arrives; over 256 kB `buffered` pauses the upstream.
 
-    One that `takes_whole` needs no header of a plain 200 but its content type, in lower case.
+    One that `takes_whole` needs no header of a plain 200 but its content type, in lower case. It
+    is told after the connection is free again.
     """
 
     status: int
@@ -41,6 +42,14 @@ class Receiver(Protocol):
     def start(self, status: int, headers: dict[bytes, bytes]) -> None: ...
 
     def feed(self, data: bytes) -> None: ...
+
+    def feed_chunk(self, framed: bytes, start: int) -> None:
+        """One chunk as it came, its frame too: its data are `framed[start:-2]`."""
+        ...
+
+    def whole(self, kind: bytes, body: bytes) -> None:
+        """Instead of all others, for one that `takes_whole`."""
+        ...
 
     def end(self, error: UpstreamError | None = None) -> None: ...
 
@@ -93,6 +102,7 @@ class Connection(asyncio.Protocol):
         `ends` is when the answer must be complete, by the loop's clock.
         """
         self.heard = self._keep = self._complete = self._paused = self._framed = False
+        self._between = self._chunk_over = False
         self.asked_at = now = self._loop.time()
         if self._transport.is_closing():
             raise UpstreamReset(sent=False)
@@ -181,7 +191,14 @@ class Connection(asyncio.Protocol):
         if self._response is None:  # Nothing was asked: the next answer would be confused with it.
             self.fail(UpstreamReset())
             return
-        if not self.heard and self._taken_whole(data):
+        if self._between:
+            # The parser waits for a chunk; one that is whole it need not know.
+            start = data.find(b"\r\n") + 2
+            size = len(data) - start - 2
+            if size > 0 and data[: start - 2] == b"%x" % size and data.endswith(b"\r\n"):
+                self._take_chunk(data, start)
+                return
+        elif not self.heard and self._taken_whole(data):
             return
         self.heard, surplus, self._last_piece = True, False, b""
         self._unparsed += len(data)
@@ -196,6 +213,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._release(reusable=self._keep and not surplus and self._ended_with(data))
             return
+        self._between = self._chunk_over and data.endswith(b"\r\n")
         self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
         if self._unparsed > self._limit:
             self.fail(UpstreamProtocolError("a line of the upstream's answer is over the limit"))
@@ -216,10 +234,19 @@ class Connection(asyncio.Protocol):
             return False
         kind = _KIND.search(head)
         self.heard = self._complete = True
-        response.start(200, {b"content-type": kind[1]} if kind else {})
-        response.feed(data[end + 4 :])
-        self._release(reusable=True)
+        self._rest(reusable=True)
+        response.whole(kind[1] if kind else b"", data[end + 4 :])
         return True
+
+    def _take_chunk(self, framed: bytes, start: int) -> None:
+        # The timer looks at this when it fires, which is early enough for a later moment.
+        until = self._loop.time() + self._gap
+        self._deadline = self._ends if self._paused or until > self._ends else until
+        self._tail = b""
+        response = self._response
+        if response is not None:
+            response.feed_chunk(framed, start)
+            self._pause_if_full(response)
 
     def _ended_with(self, data: bytes) -> bool:
         """Whether nothing came after the answer: of a line end the parser does not tell."""
@@ -276,23 +303,36 @@ class Connection(asyncio.Protocol):
         response = self._response
         if response is not None:
             response.feed(body)
-            if response.buffered > _HIGH_WATER and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
+            self._pause_if_full(response)
+
+    def _pause_if_full(self, response: Receiver) -> None:
+        if response.buffered > _HIGH_WATER and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_chunk_header(self) -> None:
+        self._chunk_over = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_over = True
 
     def on_message_complete(self) -> None:
         self._complete = self._response is not None and self._response.status != 0
 
     def _release(self, *, reusable: bool) -> None:
-        response, self._response = self._response, None
+        response = self._response
+        self._rest(reusable=reusable)
+        if response is not None:
+            response.end()
+
+    def _rest(self, *, reusable: bool) -> None:
+        self._response = None
         if not reusable or self._transport.is_closing():
             self.fail(UpstreamReset())
         else:
             if self._paused:
                 self._transport.resume_reading()
             self._pool.rested(self)
-        if response is not None:
-            response.end()
 
 
 def _ordinary(head: bytes, size: int) -> bool:

@@ -100,6 +100,14 @@ class UpstreamResponse:
             self.buffered += len(data)
             self._wake()
 
+    def feed_chunk(self, framed: bytes, start: int) -> None:
+        self.feed(framed[start:-2])
+
+    def whole(self, kind: bytes, body: bytes) -> None:
+        self.start(200, {b"content-type": kind})
+        self.feed(body)
+        self.end()
+
     def end(self, error: UpstreamError | None = None) -> None:
         self._source, self._error = None, error
         self._wake()
