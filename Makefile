@@ -1,5 +1,4 @@
 # Every target does its own set-up first. `make help` lists them.
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -46,7 +45,7 @@ clean: ## Removes what was set up, never App_Data
 
 # A lock holds every package with its hash, so pip resolves nothing.
 $(VENV)/.installed: requirements/serve.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || "$${PYTHON:-$$(scripts/python.sh)}" -m venv $(VENV)
 	@echo "Installing AI Server into $(VENV) ..."
 	@$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/serve.lock
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
