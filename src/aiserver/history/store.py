@@ -77,7 +77,7 @@ class History:
             self._writer.wake()
 
     def wake(self) -> None:
-        """Has what is held written at once instead of at the next quarter of a second."""
+        """Has what is held written at once instead of at the next turn."""
         self._writer.wake()
 
     async def close(self) -> None:

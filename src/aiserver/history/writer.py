@@ -20,7 +20,7 @@ from aiserver.kit.db import (
     is_broken,
 )
 
-_EVERY_SECONDS = 0.25
+_EVERY_SECONDS = 0.2
 _AGAIN_SECONDS = 1.0
 _ROWS_A_BATCH = 4096
 # Between two statements other threads have their turn, so a chunk is what the loop waits for.
@@ -32,7 +32,7 @@ _log = log.get("history")
 
 
 class Writer:
-    """Empties the ring four times a second and when it fills; what cannot be written waits.
+    """Empties the ring five times a second and when it fills; what cannot be written waits.
 
     `lost_at_last_stop` are calls that the run before recorded and could not write, None until it
     is known. `broken` counts files that were set aside.
