@@ -2,21 +2,25 @@
 
 import gc
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from aiserver import __version__
 from aiserver import settings as s
 from aiserver.chat import ollama_operations as generation_operations
 from aiserver.chat import operations as chat_operations
+from aiserver.chat import status_operations as chat_status_operations
 from aiserver.chat.adapters.dialects import ADAPTERS, LOADED
-from aiserver.chat.failures import Failure
 from aiserver.chat.generation import GenerationHandlers
 from aiserver.chat.handlers import ChatHandlers
+from aiserver.chat.inquiries import Inquiries
 from aiserver.chat.parameters import Parameters
 from aiserver.chat.relay import Relay
+from aiserver.chat.slots import ChatSlots
+from aiserver.chat.status_handlers import ChatStatusHandlers
 from aiserver.chat.upstreams import Upstreams
 from aiserver.contract.operation import declared_in, operation_of
 from aiserver.contract.registry import Registry
+from aiserver.contract.twins import twins_of
 from aiserver.data import Data
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import BodyReader, Sizes
@@ -31,7 +35,10 @@ from aiserver.doors.web import Web
 from aiserver.history import operations as history_operations
 from aiserver.history.handlers import HistoryHandlers
 from aiserver.history.store import History
+from aiserver.jobs import admin_operations as job_admin_operations
+from aiserver.jobs import callback_operations
 from aiserver.jobs import operations as job_operations
+from aiserver.jobs import status_operations as job_status_operations
 from aiserver.jobs.handlers import CallbackSink
 from aiserver.keys import operations as key_operations
 from aiserver.keys.access import Credentials, KeyRing
@@ -64,10 +71,15 @@ from aiserver.providers.status_handlers import StatusHandlers
 from aiserver.providers.store import Provider
 from aiserver.providers.warmth import Warmth
 from aiserver.settlement import Settlement
+from aiserver.work.desk import Desk
+from aiserver.work.terms import terms_of
 
 _OPERATIONS = (
     key_operations,
     job_operations,
+    job_status_operations,
+    job_admin_operations,
+    callback_operations,
     provider_operations,
     catalogue_operations,
     status_operations,
@@ -75,6 +87,7 @@ _OPERATIONS = (
     history_operations,
     chat_operations,
     generation_operations,
+    chat_status_operations,
 )
 _WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
@@ -113,7 +126,8 @@ class App:
             data.providers, settings.texts(), self._embedded.address, redact.learn
         )
         self._upstreams = Upstreams(self._connections, ADAPTERS, LOADED)
-        self._probes = Probes(self._pool, self._probe, clock)
+        inquiries = Inquiries(self._endpoints, self._upstreams)
+        self._probes = Probes(self._pool, inquiries.probe, clock)
         self._prices = Prices(settings[s.APP_DATA] / "overrides")
         self._ledger = Ledger(data.database, clock)
         self.history = History(
@@ -122,8 +136,8 @@ class App:
             redact,
             keep_months=settings[s.HISTORY_MONTHS],
         )
-        self._discovery = Discovery(self._pool, self._list_models)
-        self._warmth = Warmth(self._pool, self._loaded_models, dialects=LOADED)
+        self._discovery = Discovery(self._pool, inquiries.list_models)
+        self._warmth = Warmth(self._pool, inquiries.loaded_models, dialects=LOADED)
         self._parameters = Parameters()
         self._relay = Relay(
             self._pool,
@@ -133,7 +147,18 @@ class App:
             timeouts=self._timeouts(),
             wait=settings[s.PROVIDER_WAIT],
         )
-        registry = self._registry(clock)
+        self._slots = ChatSlots(self._pool)
+        self._sink = CallbackSink()
+        self._desk = Desk(
+            data.database,
+            settings[s.APP_DATA] / "jobs",
+            data.callback_secrets,
+            clock,
+            terms_of(settings),
+            self._background,
+            sink=self._sink.deliver,
+        )
+        registry = self._operations = self._registry(clock)
         self.telemetry = Telemetry(
             version=__version__,
             operations=[operation.name for operation in registry],
@@ -158,6 +183,7 @@ class App:
             dispatch=dispatch,
             reader=reader,
             lifecycle=self.lifecycle,
+            deferred=self._desk.deferred,
             pages={
                 **Web().pages(),
                 **Health(
@@ -196,17 +222,21 @@ class App:
         self._background.every(_WATCH_SECONDS, "changes", self._watch)
         self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
         self._background.every(_LEDGER_SECONDS, "ledger", self._ledger.flush)
-        self._background.every(_FOLD_SECONDS, "ledger days", self._fold)
-        self._background.every(_WARM_SECONDS, "warm models", self._warmth.round)
+        self._desk.schedule.every(_FOLD_SECONDS, "Sum up the ledger by day", self._fold)
+        self._desk.schedule.every(_WARM_SECONDS, "Ask for loaded models", self._warmth.round)
+        slots, owner = {"chat": self._slots}, self._ring.caller_of
+        await self._desk.start(self._operations, self.settlement, slots, owner)
         self._background.run("discovery", self._discovery.run)
         self._background.run("probes", self._probes.run)
 
     async def close(self) -> None:
         """Ends what `start` began."""
+        await self._desk.stop(grace=self._settings[s.SHUTDOWN_GRACE])
         await self._background.stop()
         await self._keep_last_used()
         await self._embedded.stop()
         await self._connections.aclose()
+        await self._desk.close()
         await self._ledger.close()
         await self.history.close()
 
@@ -304,11 +334,14 @@ class App:
 
     def _registry(self, clock: Clock) -> Registry:
         requests = [request for room in _OPERATIONS for request in declared_in(room)]
+        twins = twins_of(requests)
+        requests += twins
         names = [request.__name__ for request in requests]
         rooms = (
-            KeyHandlers(self._data.keys, self._ring, clock, names),
+            KeyHandlers(self._data.keys, self._ring, clock, names, secret_of=self._desk.secret_of),
             SignIn(self._ring, self._data.sessions, SignInLimit(clock)),
-            CallbackSink(),
+            self._sink,
+            ChatStatusHandlers(self._desk.queue),
             ProviderHandlers(
                 self._data.providers,
                 self._pool,
@@ -339,31 +372,10 @@ class App:
                 key_of=self._ring.id_of,
             ),
         )
-        registry = Registry({k: h for room in rooms for k, h in room.handlers().items()})
+        handlers = {k: h for room in rooms for k, h in room.handlers().items()}
+        registry = Registry({**handlers, **self._desk.handlers(twins, self._slots.places())})
         registry.require(requests)
         return registry
-
-    async def _probe(self, provider: Provider) -> None:
-        """Returns when the provider answers something that costs nothing."""
-        endpoint = await self._endpoints.of(provider)
-        if provider.heartbeat_url:
-            await self._upstreams.beat(endpoint, provider.heartbeat_url, provider.name)
-        else:
-            await self._upstreams.list_models(endpoint, provider.name)
-
-    async def _list_models(self, provider: Provider) -> list[str]:
-        endpoint = await self._endpoints.of(provider)
-        try:
-            return await self._upstreams.list_models(endpoint, provider.name)
-        except Failure as failure:
-            raise failure.error from failure
-
-    async def _loaded_models(self, provider: Provider) -> Collection[str]:
-        endpoint = await self._endpoints.of(provider)
-        try:
-            return await self._upstreams.loaded_models(endpoint, provider.name)
-        except Failure as failure:
-            raise failure.error from failure
 
     def _problems(self) -> dict[str, str]:
         return {"storage": self._problem} if self._problem else {}

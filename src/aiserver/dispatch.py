@@ -10,7 +10,7 @@ from aiserver.contract.autoquery import Query, as_pairs
 from aiserver.contract.binding import Binder
 from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, StorageUnavailable, Unauthenticated
-from aiserver.contract.operation import Answer, Call, EventStream, Operation
+from aiserver.contract.operation import Answer, Call, EventStream, Handler, Operation
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.contract.uploads import Upload, assign
@@ -106,8 +106,12 @@ class Dispatch:
         reset: frozenset[str] = frozenset(),
         session: str | None = None,
         files: Mapping[str, Upload] | None = None,
+        handler: Handler | None = None,
     ) -> Answer:
-        """The handler's answer, its call settled once it is over. Raises only ApiError."""
+        """The handler's answer, its call settled once it is over. Raises only ApiError.
+
+        `handler` answers instead of the operation's own.
+        """
         try:
             given = tuple(pairs)
             request = self._binders[operation.name].bind(members, given)
@@ -116,14 +120,14 @@ class Dispatch:
                 caller=caller,
                 request_id=trace.request_id,
                 trace=trace,
-                members=members if operation.keeps_members else {},
+                members=members if operation.keeps_members or handler is not None else {},
                 reset=reset,
                 pairs=(*given, *as_pairs(members)) if issubclass(operation.request, Query) else (),
                 address=trace.address,
                 session=session,
                 files=assign(operation.files, files or {}) if operation.files else {},
             )
-            answer = await self._answer(operation, request, call)
+            answer = await _answer(handler or self._registry.handler(operation), request, call)
         except ApiError as error:
             self._settlement.failed(trace, error)
             raise
@@ -145,17 +149,18 @@ class Dispatch:
 
         return msgspec.structs.replace(stream, close=close)
 
-    async def _answer(self, operation: Operation, request: msgspec.Struct, call: Call) -> Answer:
-        try:
-            return await self._registry.handler(operation)(request, call)
-        except ApiError:
-            raise
-        except StorageError as error:
-            _log.error("storage_failed", operation=operation.name, problem=str(error))
-            raise StorageUnavailable(retry_after=2) from error
-        except Exception as error:
-            # Where a call ends: the caller gets an id to quote, the log has the rest.
-            _log.exception("call_failed", operation=operation.name, request_id=call.request_id)
-            raise ApiError(
-                f"The server failed; its log has the details under {call.request_id}."
-            ) from error
+
+async def _answer(handler: Handler, request: msgspec.Struct, call: Call) -> Answer:
+    try:
+        return await handler(request, call)
+    except ApiError:
+        raise
+    except StorageError as error:
+        _log.error("storage_failed", operation=call.operation.name, problem=str(error))
+        raise StorageUnavailable(retry_after=2) from error
+    except Exception as error:
+        # Where a call ends: the caller gets an id to quote, the log has the rest.
+        _log.exception("call_failed", operation=call.operation.name, request_id=call.request_id)
+        raise ApiError(
+            f"The server failed; its log has the details under {call.request_id}."
+        ) from error

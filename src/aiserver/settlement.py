@@ -8,6 +8,8 @@ from aiserver.contract.errors import ApiError
 from aiserver.contract.trace import Trace, Usage
 from aiserver.history.store import History
 from aiserver.keys.ledger import Ledger
+from aiserver.kit.ids import began_ms
+from aiserver.kit.ledger import LedgerRow, row
 from aiserver.kit.telemetry import CANCELLED, Telemetry
 
 CostOf = Callable[[str, str, Usage], Decimal | None]
@@ -32,32 +34,61 @@ class Settlement:
 
     def end(self, trace: Trace) -> None:
         """Ends a call; one that nobody gave a status was left by its caller."""
-        trace.duration = time.monotonic() - trace.started
-        trace.status = trace.status or CANCELLED
-        trace.left = None
-        if trace.attempts:
-            self._settle(trace)
-        self._count(trace)
-        self._history.record(trace)
+        if self._ended(trace):
+            self._ledger.add(
+                trace.id,
+                trace.key_id,
+                trace.provider or "",
+                trace.provider_model or "",
+                trace.usage,
+                trace.cost,
+                _lost(trace),
+            )
+
+    def close(self, trace: Trace, error: ApiError | None = None) -> LedgerRow | None:
+        """As `end`, or `failed`, but the ledger's row is the caller's to write, where there is one.
+
+        A job's row belongs in the transaction that ends the job.
+        """
+        if error is not None:
+            trace.status = error.http_status
+            trace.error, trace.message = error.error_reason, error.message
+        if not self._ended(trace):
+            return None
+        usage = trace.usage
+        return row(
+            trace.id,
+            at=began_ms(trace.id),
+            key_id=trace.key_id,
+            provider=trace.provider or "",
+            model=trace.provider_model or "",
+            prompt_tokens=usage.prompt if usage else None,
+            completion_tokens=usage.completion if usage else None,
+            cost=trace.cost,
+            lost=_lost(trace),
+        )
 
     def refused(self) -> None:
         """A call that nobody could be found for: counted, and kept nowhere else."""
         self._telemetry.unauthenticated()
 
-    def _settle(self, trace: Trace) -> None:
-        """A row for whatever may have cost something: an answer, or one that was lost."""
-        usage = trace.usage
-        model = trace.provider_model or ""
+    def _ended(self, trace: Trace) -> bool:
+        """Whether the ledger needs a row: for an answer, and for one that was lost."""
+        trace.duration = time.monotonic() - trace.started
+        trace.status = trace.status or CANCELLED
+        trace.left = None
+        usage, lost = trace.usage, False
         if usage is not None:
+            model = trace.provider_model or ""
             trace.cost = self._cost_of(trace.provider_type or "", model, usage)
-        lost = 0
         for attempt in trace.attempts:
-            lost += attempt.lost
+            lost = lost or attempt.lost
             self._telemetry.attempted(attempt.provider, attempt.outcome)
-        if usage is not None or lost or trace.status == 200:
-            self._ledger.add(
-                trace.id, trace.key_id, trace.provider or "", model, usage, trace.cost, lost
-            )
+        self._count(trace)
+        self._history.record(trace)
+        if not trace.attempts:
+            return False
+        return usage is not None or lost or trace.status == 200
 
     def _count(self, trace: Trace) -> None:
         usage, first = trace.usage, trace.first_token
@@ -74,3 +105,7 @@ class Settlement:
             completion=usage.completion if usage else None,
             cost=None if trace.cost is None else float(trace.cost),
         )
+
+
+def _lost(trace: Trace) -> int:
+    return sum(attempt.lost for attempt in trace.attempts)

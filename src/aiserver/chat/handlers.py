@@ -29,7 +29,7 @@ class ChatHandlers:
         return {OpenAiChatCompletion: self.complete, ChatAiProvider: self.at_provider}
 
     async def complete(self, request: OpenAiChatCompletion, call: Call) -> Answer:
-        _check(request, call)
+        check(request, call)
         provider = request.provider if isinstance(request.provider, str) else None
         asked = bool((request.stream_options or {}).get("include_usage"))
         call.trace.tag, call.trace.ref_id = request.tag, request.ref_id
@@ -112,7 +112,8 @@ def permitted(model: str, call: Call) -> None:
         )
 
 
-def _check(request: OpenAiChatCompletion, call: Call) -> None:
+def check(request: OpenAiChatCompletion, call: Call) -> None:
+    """Raises InvalidRequest or Forbidden for a chat that nobody needs to be asked about."""
     if not request.messages:
         message = "'Messages' must not be empty."
         raise InvalidRequest.of([FieldError("NotEmpty", "Messages", message)], param="messages")

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from aiserver.contract.operation import POST, Access, Route, operation
+from aiserver.contract.operation import POST, Access, Queued, Route, operation
 from aiserver.contract.responses import ResponseStatus, Wire
+from aiserver.jobs.records import QueueOllamaGenerationResponse
 
 
 class OllamaGenerateOptions(Wire, kw_only=True, rename=None):
@@ -47,22 +48,8 @@ class OllamaGenerateResponse(Wire, kw_only=True, rename={"response_status": "res
     response_status: ResponseStatus | None = None
 
 
-@operation(
-    tag="AI",
-    verbs=POST,
-    access=Access.KEY,
-    returns=OllamaGenerateResponse,
-    routes=(Route("/api/generate", POST),),
-    keeps_members=True,
-    ends_with_caller=True,
-)
-class OllamaGeneration(Wire, kw_only=True, rename={"ref_id": "refId"}):
-    """Answers a prompt in Ollama's form, by any provider; `stream` true gives a line for each word.
-
-    Members are passed to Ollama as sent; `provider` names which provider, `refId`, `tag` and
-    `replyTo` stay here. Images are base64. Only Ollama itself takes `suffix`, `template`, `raw`,
-    `context` and `logprobs`.
-    """
+class OllamaGenerate(Wire, kw_only=True, rename=None):
+    """A prompt in Ollama's form, alone or inside another request."""
 
     model: Annotated[str, Meta(min_length=1, max_length=300)]
     prompt: Annotated[str, Meta(min_length=1)]
@@ -76,6 +63,32 @@ class OllamaGeneration(Wire, kw_only=True, rename={"ref_id": "refId"}):
     raw: bool | None = None
     keep_alive: Any = None
     context: list[int] | None = None
+
+
+@operation(
+    tag="AI",
+    verbs=POST,
+    access=Access.KEY,
+    returns=OllamaGenerateResponse,
+    routes=(Route("/api/generate", POST),),
+    keeps_members=True,
+    ends_with_caller=True,
+    queued=Queued(
+        into=QueueOllamaGenerationResponse,
+        kind="chat",
+        status="GetOllamaGenerationStatus",
+        nested=OllamaGenerate,
+        without=("stream",),
+    ),
+)
+class OllamaGeneration(OllamaGenerate, kw_only=True, rename={"ref_id": "refId"}):
+    """Answers a prompt in Ollama's form, by any provider; `stream` true gives a line for each word.
+
+    Members are passed to Ollama as sent; `provider` names which provider, `refId`, `tag` and
+    `replyTo` stay here. Images are base64. Only Ollama itself takes `suffix`, `template`, `raw`,
+    `context` and `logprobs`.
+    """
+
     ref_id: str | None = None
     provider: str | None = None
     tag: str | None = None

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from aiserver.contract.operation import POST, Access, Route, operation
+from aiserver.contract.operation import POST, Access, Queued, Route, operation
 from aiserver.contract.responses import ResponseStatus, Wire
+from aiserver.jobs.records import QueueOpenAiChatResponse
 
 
 class OpenAiToolFunction(Wire, kw_only=True, rename=None):
@@ -97,6 +98,13 @@ class OpenAiChat(Wire, kw_only=True, rename=None):
     routes=(Route("/v1/chat/completions", POST), Route("/chat/completions", POST)),
     keeps_members=True,
     ends_with_caller=True,
+    queued=Queued(
+        into=QueueOpenAiChatResponse,
+        kind="chat",
+        status="GetOpenAiChatStatus",
+        nested=OpenAiChat,
+        without=("stream", "stream_options"),
+    ),
 )
 class OpenAiChatCompletion(Wire, kw_only=True, rename={"ref_id": "refId", "reply_to": "replyTo"}):
     """Completes a chat in OpenAI's form, at once or as a stream.

@@ -203,6 +203,7 @@ def rotate_encryption(
         # Both keys are in the file until all is sealed anew: a stop half-way loses nothing.
         opened.key_file.add()
         count = await opened.providers.seal_again()
+        count += await opened.callback_secrets.seal_again()
         opened.key_file.keep_newest()
         return count
 
@@ -211,7 +212,8 @@ def rotate_encryption(
     if as_json:
         show({"encrypted": count})
     else:
-        say(f"{count} upstream keys are encrypted with a new key. Renew your backup of it.")
+        say(f"{count} upstream keys and callback secrets are encrypted with a new key.")
+        note("Renew your backup of the encryption key.")
 
 
 async def _all(opened: Data) -> list[ApiKey]:

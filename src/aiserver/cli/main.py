@@ -4,7 +4,7 @@ import typer
 
 from aiserver import __version__
 from aiserver import settings as s
-from aiserver.cli import keys, models, providers
+from aiserver.cli import jobs, keys, models, providers
 from aiserver.cli.console import reported, say, show, table
 from aiserver.cli.doctor import doctor
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag, load
@@ -22,6 +22,7 @@ config_commands = typer.Typer(help="The settings in force.", no_args_is_help=Tru
 app.add_typer(keys.commands, name="keys")
 app.add_typer(providers.commands, name="providers")
 app.add_typer(models.commands, name="models")
+app.add_typer(jobs.commands, name="jobs")
 app.add_typer(config_commands, name="config")
 app.command("serve", help=settings_help())(serve)
 app.command("doctor")(doctor)

@@ -37,11 +37,28 @@ class Route(msgspec.Struct, frozen=True):
     verbs: tuple[str, ...]
 
 
+class Queued(msgspec.Struct, frozen=True, kw_only=True):
+    """How an operation is queued: its twin Queue{Name} is made from this (contract.twins).
+
+    `into` is what the twin answers, `kind` the kind of job, `status` names the operation that tells
+    how far it is. `nested`: the call lies whole in the member `request`, of this type. `renamed`
+    gives members of the original that the twin has under another name, `without` those that mean
+    nothing to a job; both by wire name.
+    """
+
+    into: type[msgspec.Struct]
+    kind: str
+    status: str
+    nested: type[msgspec.Struct] | None = None
+    renamed: dict[str, str] = {}
+    without: tuple[str, ...] = ()
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an operation.
 
     `keeps_members`: the handler also gets the members as they were sent. `ends_with_caller`: it is
-    cancelled when its caller hangs up.
+    cancelled when its caller hangs up. `twin_of`: the operation that this one queues.
     """
 
     name: str
@@ -56,6 +73,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     keeps_members: bool = False
     ends_with_caller: bool = False
     beyond_contract: bool = False
+    queued: Queued | None = None
+    twin_of: "Operation | None" = None
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +125,14 @@ class WithCookies(msgspec.Struct, frozen=True):
     cookies: tuple[Cookie, ...]
 
 
+class WithHeaders(msgspec.Struct, frozen=True):
+    """An answer with headers of its own, and another status than 200 where that is given."""
+
+    answer: msgspec.Struct | JsonBytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    status: int = 200
+
+
 class StreamForm(Enum):
     """How the pieces of a stream are told apart: server-sent events, or a line of JSON each."""
 
@@ -141,11 +168,12 @@ def operation(
     keeps_members: bool = False,
     ends_with_caller: bool = False,
     beyond_contract: bool = False,
+    queued: Queued | None = None,
 ) -> Callable[[type[Request]], type[Request]]:
     """Declares a Struct an operation: its name is the wire name, its docstring the summary."""
 
     def declare(request: type[Request]) -> type[Request]:
-        declared = Operation(
+        declaration = Operation(
             name=request.__name__,
             request=request,
             returns=returns,
@@ -158,11 +186,17 @@ def operation(
             keeps_members=keeps_members,
             ends_with_caller=ends_with_caller,
             beyond_contract=beyond_contract,
+            queued=queued,
         )
-        setattr(request, _DECLARATION, declared)
+        attach(declaration)
         return request
 
     return declare
+
+
+def attach(declaration: Operation) -> None:
+    """Makes the request type the operation that is declared here."""
+    setattr(declaration.request, _DECLARATION, declaration)
 
 
 def operation_of(request: type[msgspec.Struct]) -> Operation:

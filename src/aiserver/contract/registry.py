@@ -39,6 +39,7 @@ class Registry:
         self._templates: list[_Template] = []
         for request, handler in handlers.items():
             self._add(request, handler)
+        self._check_twins()
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self._by_name.values())
@@ -90,6 +91,14 @@ class Registry:
         self._handlers[operation.name] = handler
         for route in operation.routes:
             self._add_route(route.path, route.verbs, operation)
+
+    def _check_twins(self) -> None:
+        """A job can be asked after, and the operation that does its work is there."""
+        for original in [each.twin_of for each in self if each.twin_of is not None]:
+            status = original.queued.status if original.queued is not None else ""
+            for name in (original.name, status):
+                if name not in self._by_name:
+                    raise RegistryError(f"Queue{original.name} needs {name!r}, which is missing.")
 
     def _add_route(self, path: str, verbs: tuple[str, ...], operation: Operation) -> None:
         if "{" not in path:

@@ -32,6 +32,7 @@ from aiserver.doors.serving import Lifecycle
 from aiserver.keys.access import Credentials
 from aiserver.kit import log
 from aiserver.kit.ids import request_id
+from aiserver.work.deferred import Deferred, Manner, manner_of
 
 Scope = MutableMapping[str, Any]
 Page = Callable[[Scope, Send, Pairs], Awaitable[None]]
@@ -61,6 +62,7 @@ class Asked(msgspec.Struct, frozen=True):
     method: str
     path: str
     trace: Trace | None = None
+    manner: Manner | None = None
 
 
 class Gateway:
@@ -77,8 +79,10 @@ class Gateway:
         cors: Cors,
         secret_in_query: bool,
         redact: Callable[[str], str],
+        deferred: Deferred,
     ) -> None:
         self._registry = registry
+        self._deferred = deferred
         self._dispatch = dispatch
         self._reader = reader
         self._lifecycle = lifecycle
@@ -143,6 +147,7 @@ class Gateway:
             method=scope["method"],
             path=scope["path"],
             trace=trace,
+            manner=manner_of(headers.get("prefer"), headers.get("idempotency-key")),
         )
         arriving = _body_of(scope["method"], receive)
         takes_files = bool(found.operation.files)
@@ -189,6 +194,8 @@ class Gateway:
             for name in value.split(",")
         )
         operation = asked.found.operation
+        manner = asked.manner
+        deferred = manner is not None and manner.asked and operation.queued is not None
         trace = asked.trace or self._dispatch.begin(
             operation,
             caller,
@@ -207,6 +214,7 @@ class Gateway:
                 reset=reset,
                 session=asked.session,
                 files=body.files,
+                handler=self._deferred.handler(manner) if deferred and manner else None,
             )
         finally:
             reply.timed(trace)

@@ -35,8 +35,13 @@ from aiserver.settlement import Settlement
 _PATH = "/chat/completions"
 # Stand in a request's head for what is filled in call by call.
 _ID, _LENGTH = "request-id-of-the-call", 987_654_321
-# A page of some site, a compressed body, one without a length: the slow path knows them.
-_ELSEWHERE = frozenset((b"origin", b"content-encoding", b"transfer-encoding", b"expect"))
+# A page of some site, an odd body, one that asks to be a job: the slow path knows them.
+_ELSEWHERE = frozenset(
+    (
+        *(b"origin", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"),
+        *(b"prefer", b"idempotency-key"),
+    )
+)
 
 
 class Stoppable(Protocol):

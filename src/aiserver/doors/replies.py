@@ -14,6 +14,7 @@ from aiserver.contract.operation import (
     JsonBytes,
     StreamForm,
     WithCookies,
+    WithHeaders,
 )
 from aiserver.contract.trace import Trace
 from aiserver.doors.body import ClientGone, Receive
@@ -64,6 +65,10 @@ class Reply:
             case WithCookies(answer=inner, cookies=cookies):
                 self.headers.extend((b"Set-Cookie", set_cookie(cookie)) for cookie in cookies)
                 await self.values(inner)
+            case WithHeaders(answer=inner, headers=own, status=status):
+                self.headers.extend(own)
+                body = inner.body if isinstance(inner, JsonBytes) else self.encode(inner)
+                await self.json(status, body)
             case Content(body=body, media_type=kind, headers=own):
                 about = [(b"Content-Type", kind.encode()), *_FILE, *own, *self.headers]
                 await send_bytes(self._send, 200, about, body)

@@ -102,6 +102,16 @@ class KeyRing:
         entry = self._keys.get(digest(text))
         return entry.key.id if entry is not None else None
 
+    def caller_of(self, key_id: int) -> Caller | None:
+        """Who acts later in the name of a key, 0 for the administrator; None once it may not."""
+        if key_id == 0:
+            return ADMINISTRATOR
+        entry = self._by_id.get(key_id)
+        try:
+            return self._usable(entry) if entry is not None else None
+        except Unauthenticated:
+            return None
+
     def credential(self, caller: Caller) -> bytes:
         """The hash that this caller is known by; it changes with the key or the secret."""
         if caller.key_id == 0:

@@ -1,6 +1,6 @@
 """Answers the operations about keys."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import Any
 
@@ -35,15 +35,25 @@ _COLUMNS = {"expiry_date": "expires", "cancelled_date": "cancelled"}
 
 
 class KeyHandlers:
-    """`operation_names` are what a key can be restricted to."""
+    """`operation_names` are what a key can be restricted to.
+
+    `secret_of` gives the secret that a key's callbacks are signed with.
+    """
 
     def __init__(
-        self, store: KeyStore, ring: KeyRing, clock: Clock, operation_names: Collection[str]
+        self,
+        store: KeyStore,
+        ring: KeyRing,
+        clock: Clock,
+        operation_names: Collection[str],
+        *,
+        secret_of: Callable[[int], Awaitable[str]],
     ) -> None:
         self._store = store
         self._ring = ring
         self._clock = clock
         self._operations = operation_names
+        self._secret_of = secret_of
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
@@ -70,8 +80,8 @@ class KeyHandlers:
 
     async def admin_create(self, request: AdminCreateApiKey, call: Call) -> AdminApiKeyResponse:
         text = new_key()
-        await self._insert(text, _columns(request))
-        return AdminApiKeyResponse(result=text)
+        key = await self._insert(text, _columns(request))
+        return AdminApiKeyResponse(result=text, callback_secret=await self._secret_of(key.id))
 
     async def create(self, request: CreateApiKey, call: Call) -> CreateApiKeyResponse:
         text = request.key or new_key()

@@ -145,9 +145,10 @@ class AdminQueryApiKeys(Wire, kw_only=True):
 
 
 class AdminApiKeyResponse(Wire, kw_only=True):
-    """`result` is the key's text; it is shown this once."""
+    """`result` is the key's text, shown this once; `callbackSecret` signs its callbacks."""
 
     result: str
+    callback_secret: str | None = None
     response_status: ResponseStatus | None = None
 
 

@@ -6,7 +6,7 @@ MASK = "***"
 
 _SHAPES = (
     # Vendors' key forms and our own, wherever they stand.
-    re.compile(r"\b(?:ak-[0-9a-fA-F]{32}|as-[A-Za-z0-9_-]{32,})"),
+    re.compile(r"\b(?:ak-[0-9a-fA-F]{32}|as-[A-Za-z0-9_-]{32,})|\bwhsec_[A-Za-z0-9+/=_-]{16,}"),
     re.compile(r"\b(?:sk|gsk|pk|rk|xai|r8|hf|AIza)[-_]?[A-Za-z0-9_-]{20,}"),
     # Whatever follows a name that promises a secret: headers, query items, JSON members.
     re.compile(

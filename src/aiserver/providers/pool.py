@@ -56,6 +56,7 @@ class ProviderPool:
         self._told_misconfigured: dict[int, Provider] = {}
         self._names = Names(qualified)
         self._line = Line(self._serve, self._places, clock)
+        self._tell_better: Callable[[], None] | None = None
         self._slots = Slots(self.freed, self._changed)
 
     def refresh(self) -> bool:
@@ -145,6 +146,14 @@ class ProviderPool:
             return None
         return Lease(self._slots, place, route.served, considered, trial)
 
+    def check(self, model: str, *, provider: str | None = None) -> None:
+        """Raises NotFound or ModelNotFound as `choose` does, whoever is busy or out of service."""
+        self._names.route(model, provider)
+
+    def when_better(self, tell: Callable[[], None]) -> None:
+        """`tell` is called once, when a slot is freed or a provider changes."""
+        self._tell_better = tell
+
     async def acquire(
         self,
         model: str,
@@ -179,6 +188,8 @@ class ProviderPool:
 
     def freed(self, candidate: Candidate, trial: bool = False) -> None:
         candidate.running -= 1
+        if self._tell_better is not None:
+            self._better()
         # Nobody waits for one slot more of a provider that had some already.
         if self._line.waiting and (trial or candidate.running == candidate.limit - 1):
             self._line.freed(candidate)
@@ -214,6 +225,7 @@ class ProviderPool:
             return
         self._tell(candidate.provider, state, model)
         self._line.changed(candidate)
+        self._better()
 
     def _tell(self, provider: Provider, state: State, model: str | None) -> None:
         if state is not State.MISCONFIGURED:
@@ -249,6 +261,12 @@ class ProviderPool:
     def _names_changed(self) -> None:
         self._names.renew(self._candidates.values())
         self._line.all_changed()
+        self._better()
+
+    def _better(self) -> None:
+        tell, self._tell_better = self._tell_better, None
+        if tell is not None:
+            tell()
 
 
 def _pass_on(waiter: Waiter) -> None:

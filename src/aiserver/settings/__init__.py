@@ -105,6 +105,24 @@ KEEP_PROMPTS = Setting(
 HISTORY_MONTHS = Setting(
     "HISTORY_MONTHS", whole, "13", "Months of history that are kept; 0 keeps all."
 )
+JOBS_MONTHS = Setting(
+    "JOBS_MONTHS", whole, "13", "Months of finished jobs that are kept; 0 keeps all."
+)
+JOB_CONTENT_TTL = Setting(
+    "JOB_CONTENT_TTL", seconds, "7d", "How long what a finished job was asked and answered stays."
+)
+MAX_QUEUED = Setting("MAX_QUEUED", whole, "100000", "Jobs that may wait; 0 is no bound.")
+MAX_QUEUED_PER_KEY = Setting(
+    "MAX_QUEUED_PER_KEY", whole, "0", "Jobs of one API key that may wait; 0 is no bound."
+)
+MAX_RUNNING_JOBS = Setting("MAX_RUNNING_JOBS", whole, "256", "Jobs that run at once.")
+PUBLIC_URL = Setting("PUBLIC_URL", web_url, None, "The address that others reach this server by.")
+OUTBOUND_ALLOW = Setting(
+    "OUTBOUND_ALLOW",
+    text,
+    "",
+    "Private addresses that callbacks may go to: hosts, host:port and networks, as a comma list.",
+)
 CORS_ORIGINS = Setting(
     "CORS_ORIGINS",
     origins,
@@ -194,6 +212,13 @@ SETTINGS: tuple[Setting[Any], ...] = (
     METRICS_TOKEN,
     KEEP_PROMPTS,
     HISTORY_MONTHS,
+    JOBS_MONTHS,
+    JOB_CONTENT_TTL,
+    MAX_QUEUED,
+    MAX_QUEUED_PER_KEY,
+    MAX_RUNNING_JOBS,
+    PUBLIC_URL,
+    OUTBOUND_ALLOW,
     CORS_ORIGINS,
     HEADER_TIMEOUT,
     BODY_TIMEOUT,

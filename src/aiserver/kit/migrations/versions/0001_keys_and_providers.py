@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from aiserver.kit.migrations.columns import BIG
+
 revision = "0001"
 down_revision = None
 
@@ -22,7 +24,7 @@ def upgrade() -> None:
         sa.Column("cancelled", sa.Text),
         sa.Column("last_used", sa.Text),
         sa.Column("notes", sa.Text),
-        sa.Column("ref_id", sa.Integer),
+        sa.Column("ref_id", BIG),
         sa.Column("ref_id_str", sa.Text),
         sa.Column("scopes", sa.Text, nullable=False, server_default="[]"),
         sa.Column("features", sa.Text, nullable=False, server_default="[]"),
@@ -62,6 +64,6 @@ def upgrade() -> None:
     op.create_table(
         "revisions",
         sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("number", BIG, nullable=False),
     )
     op.execute("INSERT INTO revisions (name, number) VALUES ('keys', 0), ('providers', 0)")

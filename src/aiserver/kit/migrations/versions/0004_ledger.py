@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from aiserver.kit.migrations.columns import BIG
+
 revision = "0004"
 down_revision = "0003"
 
@@ -10,14 +12,14 @@ down_revision = "0003"
 def upgrade() -> None:
     op.create_table(
         "ledger",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("at", sa.Integer, nullable=False),
+        sa.Column("id", BIG, primary_key=True, autoincrement=False),
+        sa.Column("at", BIG, nullable=False),
         sa.Column("key_id", sa.Integer),
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
-        sa.Column("prompt_tokens", sa.Integer),
-        sa.Column("completion_tokens", sa.Integer),
-        sa.Column("cost", sa.Integer),
+        sa.Column("prompt_tokens", BIG),
+        sa.Column("completion_tokens", BIG),
+        sa.Column("cost", BIG),
         sa.Column("lost", sa.Integer, nullable=False),
     )
     # Nobody's calls have the key -1: sums are found by all four, and null is never found.
@@ -27,11 +29,11 @@ def upgrade() -> None:
         sa.Column("key_id", sa.Integer, primary_key=True),
         sa.Column("provider", sa.Text, primary_key=True),
         sa.Column("model", sa.Text, primary_key=True),
-        sa.Column("calls", sa.Integer, nullable=False),
-        sa.Column("prompt_tokens", sa.Integer, nullable=False),
-        sa.Column("completion_tokens", sa.Integer, nullable=False),
-        sa.Column("cost", sa.Integer, nullable=False),
-        sa.Column("unknown", sa.Integer, nullable=False),
-        sa.Column("lost", sa.Integer, nullable=False),
+        sa.Column("calls", BIG, nullable=False),
+        sa.Column("prompt_tokens", BIG, nullable=False),
+        sa.Column("completion_tokens", BIG, nullable=False),
+        sa.Column("cost", BIG, nullable=False),
+        sa.Column("unknown", BIG, nullable=False),
+        sa.Column("lost", BIG, nullable=False),
         sqlite_with_rowid=False,
     )

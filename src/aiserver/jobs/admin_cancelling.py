@@ -1,0 +1,113 @@
+"""Cancels and requeues many jobs at once."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from aiserver.contract.errors import InvalidRequest
+from aiserver.jobs.admin_queries import states_of
+from aiserver.jobs.job import LARGEST_ID, WAITING, State
+from aiserver.jobs.queue import Queue
+from aiserver.jobs.records import BackgroundJobState
+from aiserver.jobs.store import MOST_ROWS, CancelOutcome, CancelResult, Filter, Order
+
+LIVE = WAITING | {State.STARTED}
+# With MOST_ROWS in each round, more than a full queue holds by default.
+MOST_ROUNDS = 200
+_UNKNOWN = "Job not found."
+
+
+class Done(msgspec.Struct):
+    """`errors` say why, by id as text."""
+
+    ids: list[int]
+    errors: dict[str, str]
+
+    def add(self, other: "Done") -> None:
+        self.ids = list(dict.fromkeys([*self.ids, *other.ids]))
+        self.errors.update(other.errors)
+
+
+async def cancel_ids(queue: Queue, ids: Iterable[int]) -> Done:
+    """Those that wait are cancelled, those that run are told to stop."""
+    possible, done = _possible(ids)
+    if not possible:
+        return done
+    result = await queue.cancel(possible)
+    for id in possible:
+        match result.outcomes.get(id):
+            case None:
+                done.errors[str(id)] = _UNKNOWN
+            case CancelOutcome.ENDED:
+                done.errors[str(id)] = "The job has ended and stays as it is."
+            case _:
+                done.ids.append(id)
+    return done
+
+
+async def cancel_all(
+    queue: Queue, *, worker: str | None = None, shown: BackgroundJobState | None = None
+) -> Done:
+    """All jobs of a provider, in a state, or both, as they are found now."""
+    states: Collection[State] = LIVE if shown is None else states_of(shown)
+    if not LIVE.issuperset(states):
+        raise InvalidRequest("Only jobs that are Queued or Started can be cancelled.")
+    newest, skip = await _newest(queue), 0
+    seen: set[int] = set()
+    done = Done([], {})
+    for _ in range(MOST_ROUNDS):
+        found, _ = await queue.store.jobs(
+            Filter(
+                states=states,
+                worker=worker,
+                order=Order.ID,
+                descending=False,
+                skip=skip,
+                take=MOST_ROWS,
+            )
+        )
+        ids = [job.id for job in found if job.id <= newest and job.id not in seen]
+        if ids:
+            result = await queue.cancel(ids)
+            done.ids += [id for id in ids if _stopping(result, id)]
+            # Those that were only told to stop are found again; the others made room.
+            seen.update(ids)
+            skip = 0
+        elif len(found) < MOST_ROWS:
+            break
+        else:
+            skip += MOST_ROWS
+    return done
+
+
+async def requeue_ids(queue: Queue, ids: Iterable[int]) -> Done:
+    """Failed and cancelled jobs wait again."""
+    possible, done = _possible(ids)
+    if not possible:
+        return done
+    result = await queue.store.requeue(possible)
+    if result.ids:
+        queue.bell.ready()
+    done.ids = result.ids
+    done.errors.update({str(id): error for id, error in result.errors.items()})
+    for id in {*possible} - {*result.ids} - result.errors.keys():
+        done.errors[str(id)] = _UNKNOWN
+    return done
+
+
+async def _newest(queue: Queue) -> int:
+    """Jobs that come while others are cancelled are left alone."""
+    found, _ = await queue.store.jobs(Filter(take=1))
+    return found[0].id if found else 0
+
+
+def _possible(ids: Iterable[int]) -> tuple[Sequence[int], Done]:
+    """The ids that a job can have, each once; the others as not found."""
+    given = list(dict.fromkeys(ids))
+    possible = [id for id in given if 0 < id <= LARGEST_ID]
+    rest = {str(id): _UNKNOWN for id in given if id not in possible}
+    return possible, Done([], rest)
+
+
+def _stopping(result: CancelResult, id: int) -> bool:
+    return result.outcomes.get(id, CancelOutcome.ENDED) is not CancelOutcome.ENDED

@@ -1,0 +1,148 @@
+"""The queue as callers meet it: jobs go in, and who waits for one hears what becomes of it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Protocol
+
+from aiserver.jobs.job import Fence, Job, NewJob, Outcome, State
+from aiserver.jobs.store import (
+    Accepted,
+    CancelOutcome,
+    CancelResult,
+    Changed,
+    JobStore,
+    Progress,
+    Swept,
+)
+
+# Another process may have ended a job without our hearing of it.
+_LOOK_AGAIN_SECONDS = 2.0
+
+
+class Bell(Protocol):
+    """What must hear of work: `ready` jobs may be claimed, `stop` is asked of running ones."""
+
+    def ready(self) -> None: ...
+
+    def stop(self, ids: Sequence[int]) -> None: ...
+
+    def called_back(self) -> None: ...
+
+
+class Silent:
+    """For a process that runs no jobs."""
+
+    def ready(self) -> None: ...
+
+    def stop(self, ids: Sequence[int]) -> None: ...
+
+    def called_back(self) -> None: ...
+
+
+class Queue:
+    """Over a store, which several processes may share; the news of this one come at once."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self.bell: Bell = Silent()
+        self._followers: dict[int, list[asyncio.Event]] = {}
+
+    async def add(
+        self, job: NewJob, *, owner: str | None = None, until: int | None = None
+    ) -> Accepted:
+        """As `JobStore.enqueue`."""
+        accepted = await self.store.enqueue(job, owner=owner, until=until)
+        if owner is None and not accepted.replayed:
+            self.bell.ready()
+        return accepted
+
+    def started(self, job: Job) -> None:
+        """An attempt at it begins in this process."""
+        self._notify(job.id)
+
+    async def finish(self, fence: Fence, outcome: Outcome) -> Changed | None:
+        """As `JobStore.finish`."""
+        changed = await self.store.finish(fence, outcome)
+        if changed is not None:
+            self.tell([changed])
+        return changed
+
+    async def progress(self, updates: Sequence[Progress]) -> list[Fence]:
+        """As `JobStore.progress`."""
+        lost = await self.store.progress(updates)
+        for update in updates:
+            self._notify(update.fence.job_id)
+        return lost
+
+    async def cancel(self, ids: Sequence[int], *, key_id: int | None = None) -> CancelResult:
+        """As `JobStore.cancel`; what runs here is stopped at once."""
+        result = await self.store.cancel(ids, key_id=key_id)
+        self.tell(result.ended)
+        asked = [id for id, outcome in result.outcomes.items() if outcome is CancelOutcome.ASKED]
+        if asked:
+            self.bell.stop(asked)
+        return result
+
+    async def sweep(self) -> Swept:
+        """As `JobStore.sweep`."""
+        swept = await self.store.sweep()
+        self.swept(swept)
+        return swept
+
+    def swept(self, swept: Swept) -> None:
+        """What a round of the store's upkeep changed."""
+        self.tell(swept.ended)
+        if swept.ready:
+            self.bell.ready()
+
+    def tell(self, changes: Sequence[Changed]) -> None:
+        """Wakes whoever follows these jobs."""
+        for changed in changes:
+            self._notify(changed.id)
+            if changed.called_back:
+                self.bell.called_back()
+            if changed.state is State.QUEUED:
+                self.bell.ready()
+
+    async def ended(self, id: int, *, seconds: float) -> Job | None:
+        """The job once it has ended; None when that takes longer."""
+        async with aclosing(self.follow(id, seconds=seconds)) as news:
+            async for job in news:
+                if job.state.ended:
+                    return job
+        return None
+
+    async def follow(self, id: int, *, seconds: float) -> AsyncGenerator[Job]:
+        """The job as it stands, then each time it may have changed, until it ends or time does."""
+        until = time.monotonic() + seconds
+        with self._following(id) as news:
+            while (job := await self.store.find(id=id)) is not None:
+                yield job
+                left = until - time.monotonic()
+                if job.state.ended or left <= 0:
+                    return
+                try:
+                    async with asyncio.timeout(min(left, _LOOK_AGAIN_SECONDS)):
+                        await news.wait()
+                except TimeoutError:
+                    continue
+                finally:
+                    news.clear()
+
+    @contextmanager
+    def _following(self, id: int) -> Generator[asyncio.Event]:
+        news = asyncio.Event()
+        followers = self._followers.setdefault(id, [])
+        followers.append(news)
+        try:
+            yield news
+        finally:
+            followers.remove(news)
+            if not followers:
+                self._followers.pop(id, None)
+
+    def _notify(self, id: int) -> None:
+        for news in self._followers.get(id, ()):
+            news.set()

@@ -1,0 +1,207 @@
+"""Puts new jobs into SQLite, many in one transaction, each with its key's fair place in line."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from aiserver.contract.conditions import stored
+from aiserver.contract.errors import Conflict
+from aiserver.jobs.job import LARGEST_ID, NewJob, State
+from aiserver.jobs.store import Accepted
+from aiserver.jobs.store.sqlite_rows import state_of
+from aiserver.kit.db import Connection, Row, StorageError, in_blocks
+
+_COLUMNS = (
+    *("id", "ref_id", "key_id", "operation", "kind", "model", "provider", "priority"),
+    *("run_after", "deadline", "max_attempts", "attempt", "state", "request", "files", "tag"),
+    *("reply_to", "echo", "request_id", "idempotency_key", "body_hash", "created", "started"),
+    *("owner", "lease_until", "logs", "vtag"),
+)
+_TEXTS = (
+    *("model", "provider", "ref_id", "files", "tag", "reply_to", "echo", "request_id"),
+    "idempotency_key",
+)
+_INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)})"
+_FIRST = """
+SELECT id, ref_id, state, body_hash FROM jobs WHERE key_id = ? AND idempotency_key = ?
+UNION ALL
+SELECT id, ref_id, state, body_hash FROM job_summary WHERE key_id = ? AND idempotency_key = ?"""
+_USED = """
+SELECT 1 FROM jobs WHERE ref_id = ? AND key_id = ?
+UNION ALL SELECT 1 FROM job_summary WHERE ref_id = ? AND key_id = ?"""
+_IDS = "UPDATE sequences SET last = last + ? WHERE name = 'jobs' RETURNING last"
+_SMALLEST = """
+SELECT vtag FROM jobs INDEXED BY jobs_fair
+WHERE state = 'Queued' AND kind = ? AND model = ? AND priority = ? ORDER BY vtag LIMIT 1"""
+_LAST = "SELECT tag FROM fair WHERE kind = ? AND model = ? AND key_id = ?"
+_REMEMBER = "INSERT OR REPLACE INTO fair (kind, model, key_id, tag)"
+# Who comes to an empty line begins behind all that was ever in it, else a key that is new would
+# pass by one that was there often.
+_HIGHEST = -1
+
+
+class Entry(NamedTuple):
+    """A job to be stored; `owner` and `until` for one that begins at once."""
+
+    job: NewJob
+    ref_id: str
+    owner: str | None
+    until: int | None
+
+
+def storable(job: NewJob) -> NewJob:
+    """With text as SQLite takes it: no lone surrogates."""
+    plain = {name: getattr(job, name) for name in _TEXTS}
+    if all(text is None or text.isascii() for text in plain.values()):
+        return job
+    return msgspec.structs.replace(job, **{name: stored(text) for name, text in plain.items()})
+
+
+class Line(NamedTuple):
+    """Where a job waits."""
+
+    kind: str
+    model: str
+    priority: int
+
+
+class Tags:
+    """The next places in line of keys, for one transaction; `save` at its end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._smallest: dict[Line, int] = {}
+        self._last: dict[tuple[str, str, int], int] = {}
+        self._changed: set[tuple[str, str, int]] = set()
+
+    def next(self, line: Line, key_id: int) -> int:
+        kind, model, _ = line
+        smallest = self._smallest.get(line)
+        if smallest is None:
+            found = self._connection.rows(_SMALLEST, line)
+            smallest = found[0][0] if found else self._of(kind, model, _HIGHEST)
+            self._smallest[line] = smallest
+        tag = max(smallest, self._of(kind, model, key_id)) + 1
+        self._set(kind, model, key_id, tag)
+        if tag > self._of(kind, model, _HIGHEST):
+            self._set(kind, model, _HIGHEST, tag)
+        return tag
+
+    def save(self) -> None:
+        rows: list[Row] = [(*place, self._last[place]) for place in sorted(self._changed)]
+        for sql, values in in_blocks(_REMEMBER, rows):
+            self._connection.execute(sql, values)
+
+    def _of(self, kind: str, model: str, key_id: int) -> int:
+        place = (kind, model, key_id)
+        if place not in self._last:
+            found = self._connection.rows(_LAST, place)
+            self._last[place] = found[0][0] if found else 0
+        return self._last[place]
+
+    def _set(self, kind: str, model: str, key_id: int, tag: int) -> None:
+        self._last[kind, model, key_id] = tag
+        self._changed.add((kind, model, key_id))
+
+
+def replayed(rows: Sequence[Row], job: NewJob) -> Accepted | Conflict | None:
+    """What to answer to a job whose idempotency key was used, by the rows of `first`."""
+    if not rows:
+        return None
+    id, ref_id, state, body_hash = rows[0]
+    if body_hash != job.body_hash:
+        return Conflict(
+            "This Idempotency-Key was used for another request. Send a new key.",
+            reason="idempotency_key_reused",
+            param="Idempotency-Key",
+        )
+    return Accepted(id, ref_id, state_of(state), replayed=True)
+
+
+def first(job: NewJob) -> tuple[str, Row]:
+    """SQL for the job that has this one's idempotency key."""
+    return _FIRST, (job.key_id, job.idempotency_key) * 2
+
+
+def enqueue(
+    connection: Connection, entries: Sequence[Entry], now: int
+) -> list[Accepted | Conflict]:
+    """Stores those that may be; the answers in their order."""
+    answers: list[Accepted | Conflict | None] = []
+    new: dict[tuple[str, int], int] = {}
+    keyed: dict[tuple[int, str], int] = {}
+    copies: dict[int, int] = {}
+    for index, entry in enumerate(entries):
+        job, name = entry.job, (entry.ref_id, entry.job.key_id)
+        key = None if job.idempotency_key is None else (job.key_id, job.idempotency_key)
+        if key is not None and key in keyed:
+            copies[index] = keyed[key]
+            answers.append(None)
+            continue
+        answer = None if key is None else replayed(connection.rows(*first(job)), job)
+        if answer is None and job.ref_id is not None:
+            answer = _taken(connection, name, new)
+        answers.append(answer)
+        if answer is None:
+            new[name] = index
+            if key is not None:
+                keyed[key] = index
+    accepted = _insert(connection, [(i, entries[i]) for i in new.values()], now)
+    for index, original in copies.items():
+        row = (accepted[original].id, accepted[original].ref_id, accepted[original].state.value)
+        copy = replayed([(*row, entries[original].job.body_hash)], entries[index].job)
+        answers[index] = copy
+    return [answer or accepted[index] for index, answer in enumerate(answers)]
+
+
+def _taken(
+    connection: Connection, name: tuple[str, int], new: dict[tuple[str, int], int]
+) -> Conflict | None:
+    if name not in new and not connection.rows(_USED, name * 2):
+        return None
+    return Conflict(
+        "This API key has a job with this refId already. Send another one, or none.",
+        reason="ref_id_used",
+        param="refId",
+    )
+
+
+def _insert(connection: Connection, new: list[tuple[int, Entry]], now: int) -> dict[int, Accepted]:
+    if not new:
+        return {}
+    [(last,)] = connection.rows(_IDS, (len(new),))
+    if last > LARGEST_ID:
+        raise StorageError("All job numbers below 2,147,483,648 are used up.")
+    tags = Tags(connection)
+    rows: list[Row] = []
+    accepted: dict[int, Accepted] = {}
+    for id, (index, entry) in enumerate(new, last - len(new) + 1):
+        state = _begins(entry, now)
+        rows.append(_row(id, entry, state, now, tags))
+        accepted[index] = Accepted(id, entry.ref_id, state)
+    tags.save()
+    for sql, values in in_blocks(_INSERT, rows):
+        connection.execute(sql, values)
+    return accepted
+
+
+def _begins(entry: Entry, now: int) -> State:
+    if entry.owner is not None:
+        return State.STARTED
+    after = entry.job.run_after
+    return State.QUEUED if after is None or after <= now else State.SCHEDULED
+
+
+def _row(id: int, entry: Entry, state: State, now: int, tags: Tags) -> Row:
+    job, started = entry.job, state is State.STARTED
+    vtag = 0
+    if state is not State.SCHEDULED:
+        vtag = tags.next(Line(job.kind, job.model, job.priority), job.key_id)
+    return (
+        *(id, entry.ref_id, job.key_id, job.operation, job.kind, job.model, job.provider),
+        *(job.priority, job.run_after, job.deadline, job.max_attempts, int(started)),
+        *(state.value, job.request, job.files, job.tag, job.reply_to, job.echo, job.request_id),
+        *(job.idempotency_key, job.body_hash, now, now if started else None),
+        *(entry.owner, entry.until, "", vtag),
+    )

@@ -1,0 +1,299 @@
+"""Claims the jobs that this process has room for, runs them, and holds their leases meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from enum import Enum
+from typing import Protocol
+
+from aiserver.contract.trace import Trace
+from aiserver.jobs.job import Cancelled, FailureKind, Fence, Job, JobError, Outcome, Released, Retry
+from aiserver.jobs.queue import Queue
+from aiserver.jobs.store import Group, Progress, Want
+from aiserver.kit import log
+from aiserver.kit.clock import Clock
+from aiserver.kit.db import StorageError
+from aiserver.kit.ledger import LedgerRow
+
+LEASE_SECONDS = 15.0
+HEARTBEAT_SECONDS = 5.0
+MOST_AT_ONCE = 256
+_LOOK_AGAIN_SECONDS = 2.0
+_RECORD_PAUSES = (0.1, 0.5, 2.0, 5.0)
+_RETRY_MS = 2_000
+_log = log.get("jobs")
+
+
+class Slot(Protocol):
+    """Room for one job where its work is done, at the provider `worker` if that is known.
+
+    `release` again does nothing.
+    """
+
+    @property
+    def worker(self) -> str | None: ...
+
+    def give(self, trace: Trace) -> None:
+        """The call of this trace goes on with it, and frees it."""
+        ...
+
+    def release(self) -> None: ...
+
+
+class Room(Protocol):
+    """Who knows where jobs can run."""
+
+    def reserve(self, kind: str, model: str, provider: str) -> Slot | None:
+        """None while everybody who could do it is busy or out of service."""
+        ...
+
+    def watch(self, freed: Callable[[], None]) -> None:
+        """`freed` is called once, when `reserve` may have more to give."""
+        ...
+
+
+class Stop(Enum):
+    """Why an attempt is stopped from outside."""
+
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    STOPPING = "stopping"
+
+
+class Attempt:
+    """One attempt at work. The runner leaves in `ledger` and `worker` what stopping it cost."""
+
+    def __init__(self, job: Job, slot: Slot, tell: Callable[[Progress], None]) -> None:
+        self.job = job
+        self.slot = slot
+        self.ledger: LedgerRow | None = None
+        self.worker = slot.worker
+        self.stop: Stop | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._tell = tell
+
+    @property
+    def fence(self) -> Fence:
+        return self.job.fence
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        status: str | None = None,
+        log: str | None = None,
+        worker: str | None = None,
+    ) -> None:
+        """How far it is; written a few times a second at most."""
+        self._tell(
+            Progress(fence=self.fence, progress=progress, status=status, log=log, worker=worker)
+        )
+
+    def interrupt(self, why: Stop) -> None:
+        if self.stop is None and self.task is not None:
+            self.stop = why
+            self.task.cancel()
+
+
+# Does the work of one attempt; it may be cancelled.
+Run = Callable[[Attempt], Awaitable[Outcome]]
+
+
+class Worker:
+    """`run`, `beat` and `tell_progress` are loops for Background; one Worker a process."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        room: Room,
+        run: Run,
+        clock: Clock,
+        *,
+        owner: str,
+        most: int = MOST_AT_ONCE,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self._queue = queue
+        self._store = queue.store
+        self._room = room
+        self._do = run
+        self._clock = clock
+        self._owner = owner
+        self._most = most
+        self._lease = int(lease_seconds * 1000)
+        self._running: dict[int, Attempt] = {}
+        self._updates: list[Progress] = []
+        self._woken = asyncio.Event()
+        self._stopping = False
+
+    def ready(self) -> None:
+        self._woken.set()
+
+    def stop(self, ids: Sequence[int]) -> None:
+        for id in ids:
+            if (attempt := self._running.get(id)) is not None:
+                attempt.interrupt(Stop.CANCELLED)
+
+    @property
+    def running(self) -> list[Attempt]:
+        return list(self._running.values())
+
+    async def run(self) -> None:
+        """Never returns: claims whenever there may be work and room for it."""
+        while True:
+            self._woken.clear()
+            if not self._stopping and await self.claim():
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
+                    await self._woken.wait()
+
+    async def claim(self) -> int:
+        """Begins what can be begun now; how many jobs. Raises StorageError."""
+        space = self._most - len(self._running)
+        groups = await self._store.groups() if space > 0 else []
+        reserved: dict[tuple[str, str, str], list[Slot]] = {}
+        wants: list[Want] = []
+        for group in groups:
+            slots = self._reserved(group, space)
+            if slots:
+                reserved[group.kind, group.model, group.provider] = slots
+                wants.append(Want(group.kind, group.model, group.provider, len(slots)))
+        if not wants:
+            if groups:
+                self._room.watch(self.ready)
+            return 0
+        try:
+            until = self._now() + self._lease
+            jobs = await self._store.claim(self._owner, wants, until=until, most=space)
+            for job in jobs:
+                self._begin(job, reserved[job.kind, job.model, job.provider].pop())
+            return len(jobs)
+        finally:
+            for slot in [slot for slots in reserved.values() for slot in slots]:
+                slot.release()
+
+    async def beat(self) -> None:
+        """Extends the leases of what runs here, and stops what was cancelled or lost."""
+        held = [attempt.fence for attempt in self._running.values()]
+        if not held:
+            return
+        try:
+            until = self._now() + self._lease
+            beat = await self._store.heartbeat(self._owner, held, until=until)
+        except StorageError as error:
+            _log.warning("leases_not_extended", jobs=len(held), reason=str(error))
+            return
+        for fences, why in ((beat.lost, Stop.LOST), (beat.cancelled, Stop.CANCELLED)):
+            for fence in fences:
+                attempt = self._running.get(fence.job_id)
+                if attempt is not None and attempt.fence == fence:
+                    attempt.interrupt(why)
+
+    async def tell_progress(self) -> None:
+        """Writes what was reported since the last time."""
+        updates, self._updates = self._updates, []
+        if updates:
+            with suppress(StorageError):
+                await self._queue.progress(_merged(updates))
+
+    async def shut(self, *, grace: float) -> None:
+        """Claims no more; what still runs after `grace` seconds goes back to the queue."""
+        self._stopping = True
+        tasks = [attempt.task for attempt in self.running if attempt.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for attempt in self.running:
+            attempt.interrupt(Stop.STOPPING)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _reserved(self, group: Group, space: int) -> list[Slot]:
+        slots: list[Slot] = []
+        while len(slots) < min(group.ready, space):
+            slot = self._room.reserve(group.kind, group.model, group.provider)
+            if slot is None:
+                break
+            slots.append(slot)
+        return slots
+
+    def _begin(self, job: Job, slot: Slot) -> None:
+        attempt = Attempt(job, slot, self._updates.append)
+        self._running[job.id] = attempt
+        attempt.task = asyncio.create_task(self._attempt(attempt), name=f"job {job.id}")
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        try:
+            self._queue.started(attempt.job)
+            if attempt.worker is not None:
+                attempt.report(worker=attempt.worker)
+            outcome = await self._outcome(attempt)
+            attempt.slot.release()
+            if outcome is not None:
+                await self._record(attempt.fence, outcome)
+        finally:
+            attempt.slot.release()
+            if self._running.get(attempt.job.id) is attempt:
+                del self._running[attempt.job.id]
+            self._woken.set()
+
+    async def _outcome(self, attempt: Attempt) -> Outcome | None:
+        try:
+            return await self._do(attempt)
+        except asyncio.CancelledError:
+            return _stopped(attempt)
+        except Exception:
+            # Where a job ends: its owner gets a word, the log has the rest.
+            _log.exception("job_failed", job=attempt.job.id, operation=attempt.job.operation)
+            error = JobError(
+                code="InternalServerError",
+                message=f"The server failed; its log has the details of job {attempt.job.id}.",
+                status=500,
+                kind=FailureKind.SERVER,
+            )
+            return Retry(at=self._now() + _RETRY_MS, error=error, ledger=attempt.ledger)
+
+    async def _record(self, fence: Fence, outcome: Outcome) -> None:
+        """Keeps trying while the store is away: what was done must not be done again."""
+        for pause in (*_RECORD_PAUSES, None):
+            try:
+                if await self._queue.finish(fence, outcome) is None:
+                    _log.warning("job_lease_lost", job=fence.job_id, attempt=fence.attempt)
+            except StorageError as error:
+                if pause is None:
+                    _log.error("job_not_recorded", job=fence.job_id, reason=str(error))
+                    return
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def _now(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
+
+def _stopped(attempt: Attempt) -> Outcome | None:
+    match attempt.stop:
+        case Stop.CANCELLED:
+            return Cancelled(worker=attempt.worker, ledger=attempt.ledger)
+        case Stop.LOST:
+            return None
+        case _:
+            return Released(ledger=attempt.ledger)
+
+
+def _merged(updates: Sequence[Progress]) -> list[Progress]:
+    """One update a job: the newest of each member, the log lines joined."""
+    found: dict[Fence, Progress] = {}
+    for new in updates:
+        old = found.get(new.fence)
+        found[new.fence] = new if old is None else _over(old, new)
+    return list(found.values())
+
+
+def _over(old: Progress, new: Progress) -> Progress:
+    return Progress(
+        fence=new.fence,
+        progress=old.progress if new.progress is None else new.progress,
+        status=old.status if new.status is None else new.status,
+        log="".join(filter(None, (old.log, new.log))) or None,
+        worker=old.worker if new.worker is None else new.worker,
+    )

@@ -1,0 +1,164 @@
+"""Runs a job by the handler of its operation, as if its owner had just called."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from aiserver.contract.binding import Binder
+from aiserver.contract.caller import Caller
+from aiserver.contract.errors import ApiError, Forbidden, Gone, TooBusy
+from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes, Operation
+from aiserver.contract.registry import Registry
+from aiserver.contract.trace import Trace
+from aiserver.jobs.job import (
+    Completed,
+    Failed,
+    FailureKind,
+    Job,
+    JobError,
+    Outcome,
+    Released,
+    Retry,
+)
+from aiserver.jobs.worker import Attempt
+from aiserver.keys.access import permit
+from aiserver.kit import log
+from aiserver.kit.clock import Clock
+from aiserver.kit.db import StorageError
+from aiserver.kit.ids import CallIds
+from aiserver.settlement import Settlement
+
+_FIRST_WAIT_SECONDS, _MOST_WAIT_SECONDS = 2.0, 60.0
+_PATIENCE = frozenset({408, 429})
+_encode = msgspec.json.Encoder().encode
+_log = log.get("jobs")
+
+
+class JobRunner:
+    """`caller_of` gives the owner of a key's id, None once the key may not be used any more."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        settlement: Settlement,
+        clock: Clock,
+        *,
+        caller_of: Callable[[int], Caller | None],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._registry = registry
+        self._settlement = settlement
+        self._clock = clock
+        self._caller_of = caller_of
+        self._chance = chance
+        self._ids = CallIds()
+        self._binders: dict[str, Binder[msgspec.Struct]] = {}
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        """How the attempt ended. Cancelled, it leaves in `attempt` what it cost until then."""
+        job = attempt.job
+        trace = self._trace(job)
+        try:
+            body = await self._answer(job, trace, attempt)
+        except ApiError as error:
+            outcome = self._failed(attempt, trace, error)
+        except asyncio.CancelledError:
+            attempt.ledger = self._settlement.close(trace)
+            attempt.worker = trace.provider
+            raise
+        except BaseException:
+            attempt.ledger = self._settlement.close(trace)
+            raise
+        else:
+            trace.status = trace.status or 200
+            ledger = self._settlement.close(trace)
+            outcome = Completed(result=body, worker=trace.provider, ledger=ledger)
+        return outcome
+
+    async def _answer(self, job: Job, trace: Trace, attempt: Attempt) -> bytes:
+        operation = self._registry.named(job.operation)
+        if operation is None or job.request is None:
+            raise Gone(f"The server has no {job.operation} any more, or its content was deleted.")
+        caller = self._caller_of(job.key_id)
+        if caller is None:
+            raise Forbidden("The API key of this job is disabled, expired or deleted.")
+        permit(caller, operation)
+        attempt.slot.give(trace)
+        members: dict[str, Any] = msgspec.json.decode(job.request)
+        request = self._binder(operation).bind(members)
+        call = Call(
+            operation=operation,
+            caller=caller,
+            request_id=trace.request_id,
+            trace=trace,
+            members=members if operation.keeps_members else {},
+        )
+        try:
+            return _body(await self._registry.handler(operation)(request, call))
+        except (ApiError, asyncio.CancelledError):
+            raise
+        except StorageError as error:
+            raise TooBusy("The storage of the server is away.", retry_after=2) from error
+        except Exception as error:
+            _log.exception("job_failed", job=job.id, operation=job.operation)
+            raise ApiError(
+                f"The server failed; its log has the details under {trace.request_id}."
+            ) from error
+
+    def _failed(self, attempt: Attempt, trace: Trace, error: ApiError) -> Outcome:
+        ledger = self._settlement.close(trace, error)
+        status = error.http_status
+        if isinstance(error, TooBusy) and not trace.attempts:
+            # Nobody was asked: the slot that it was claimed for went to another call.
+            return Released(ledger=ledger)
+        kind = FailureKind.REQUEST
+        if status in _PATIENCE or status >= 500:
+            kind = FailureKind.UPSTREAM if trace.attempts else FailureKind.SERVER
+        described = JobError(
+            code=error.error_code, message=error.message[:2000], status=status, kind=kind
+        )
+        if kind is FailureKind.REQUEST:
+            return Failed(error=described, worker=trace.provider, ledger=ledger)
+        wait = error.retry_after or self._backoff(attempt.job.attempt)
+        at = int((self._clock.now().timestamp() + wait) * 1000)
+        return Retry(at=at, error=described, worker=trace.provider, ledger=ledger)
+
+    def _backoff(self, attempt: int) -> float:
+        """Twice as long each time, by chance between nothing and that: a herd must not return."""
+        longest = min(_MOST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** max(attempt - 1, 0))
+        return longest * self._chance()
+
+    def _trace(self, job: Job) -> Trace:
+        now = time.time()
+        id = self._ids.next(int(now * 1000))
+        return Trace(
+            id=id,
+            at=now,
+            started=time.monotonic(),
+            operation=job.operation,
+            request_id=job.request_id or f"{id:x}",
+            key_id=job.key_id,
+            method="JOB",
+            path=f"/api/Queue{job.operation}",
+            tag=job.tag,
+            ref_id=job.ref_id,
+        )
+
+    def _binder(self, operation: Operation) -> Binder[msgspec.Struct]:
+        found = self._binders.get(operation.name)
+        if found is None:
+            found = self._binders[operation.name] = Binder(operation.request)
+        return found
+
+
+def _body(answer: Answer) -> bytes:
+    if isinstance(answer, JsonBytes):
+        return answer.body
+    if isinstance(answer, EventStream):
+        answer.close()
+        raise ApiError("A job cannot answer with a stream.")
+    return _encode(answer)
