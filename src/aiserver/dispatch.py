@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from aiserver.contract.autoquery import Query, as_pairs
-from aiserver.contract.binding import Binder
+from aiserver.contract.binding import Binder, binder_of
 from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, StorageUnavailable, Unauthenticated
 from aiserver.contract.operation import Answer, Call, EventStream, Handler, Operation
@@ -40,7 +40,7 @@ class Dispatch:
         self._ids = CallIds()
         self._public_catalogue = public_catalogue
         self._binders: dict[str, Binder[msgspec.Struct]] = {
-            operation.name: Binder(operation.request) for operation in registry
+            operation.name: binder_of(operation.request) for operation in registry
         }
 
     def admit(self, operation: Operation, credentials: Credentials) -> Caller:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 
+from aiserver.contract.conditions import stored
 from aiserver.contract.errors import ApiError
 from aiserver.contract.trace import Trace, Usage
 from aiserver.history.store import History
@@ -60,8 +61,8 @@ class Settlement:
             trace.id,
             at=began_ms(trace.id),
             key_id=trace.key_id,
-            provider=trace.provider or "",
-            model=trace.provider_model or "",
+            provider=str(stored(trace.provider or "")),
+            model=str(stored(trace.provider_model or "")),
             prompt_tokens=usage.prompt if usage else None,
             completion_tokens=usage.completion if usage else None,
             cost=trace.cost,

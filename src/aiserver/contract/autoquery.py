@@ -3,6 +3,7 @@
 # ruff: noqa: S608 - columns are named by the position of a declared field; values are parameters.
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -61,7 +62,7 @@ class Language:
         self.columns = columns_of(row)
         self._named = {fold(column.wire): column for column in self.columns}
         self._key = self._named.get("id", self.columns[0])
-        self._conditions = Conditions(self.columns)
+        self.conditions = Conditions(self.columns)
 
     def select(
         self, request: Query, conditions: Pairs, *, held: str, place: str = "place"
@@ -101,7 +102,7 @@ class Language:
     def _where(self, request: Query, conditions: Pairs) -> Clause:
         declared = msgspec.structs.fields(request)
         names = {fold(field.encode_name) for field in declared}
-        clauses = self._conditions.clauses(p for p in conditions if fold(p[0]) not in names)
+        clauses = self.conditions.clauses(p for p in conditions if fold(p[0]) not in names)
         for field in declared:
             value = getattr(request, field.name)
             column = self._named.get(fold(field.encode_name))
@@ -120,11 +121,17 @@ class Language:
         return distinct, list(dict.fromkeys(wanted))
 
 
+@cache
+def language_of(row: type[msgspec.Struct]) -> Language:
+    """The only one of this type."""
+    return Language(row)
+
+
 class Table(Generic[Row]):
     """Rows of one type in SQLite's memory; one thread at a time may use it."""
 
     def __init__(self, row: type[Row], rows: Iterable[Row] = ()) -> None:
-        self._language = Language(row)
+        self._language = language_of(row)
         self._rows: list[Row] = []
         self._database = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
         columns = self._language.columns

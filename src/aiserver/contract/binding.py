@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -28,7 +29,7 @@ _CODES = {
 
 
 class Binder(Generic[T]):
-    """Compiled once per request type."""
+    """Compiled once per request type: take it from `binder_of`."""
 
     def __init__(self, request: type[T]) -> None:
         self._request = request
@@ -89,6 +90,12 @@ class Binder(Generic[T]):
         if errors:
             raise InvalidRequest.of(list(errors.values()), param=next(iter(errors)))
         return self._request(**values)
+
+
+@cache
+def binder_of(request: type[T]) -> Binder[T]:
+    """The only one of this type."""
+    return Binder(request)
 
 
 def _from_text(text: str, info: inspect.Type) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aiserver.contract.autoquery import Language, Pairs, Query, asks_total, page_of
+from aiserver.contract.autoquery import Pairs, Query, asks_total, language_of, page_of
 from aiserver.contract.conditions import Clause
 from aiserver.contract.responses import QueryResponse, ResponseStatus
 from aiserver.history.operations import RequestLog, RequestLogEntry
@@ -55,7 +55,7 @@ class LogTable:
     """Answers queries over a month's file in the language of queries over rows in memory."""
 
     def __init__(self) -> None:
-        self._language = Language(RequestLog)
+        self._language = language_of(RequestLog)
         columns = self._language.columns
         members = (f"{_MEMBERS.get(c.member, 'NULL')} AS {c.sql}" for c in columns)
         self._held = f"(SELECT id AS place, {', '.join(members)} FROM calls)"

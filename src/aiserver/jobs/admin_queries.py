@@ -6,8 +6,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from aiserver.contract.autoquery import Language, Pairs, Query, asks_total, page_of
-from aiserver.contract.conditions import Conditions
+from aiserver.contract.autoquery import Pairs, Query, asks_total, language_of, page_of
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.responses import QueryResponse
 from aiserver.contract.spelling import fold, pascal
@@ -38,9 +37,9 @@ class JobQueries(Generic[Row]):
     """Reads queries whose rows are shown as `row`."""
 
     def __init__(self, row: type[Row]) -> None:
-        self._language = Language(row)
+        self._language = language_of(row)
         self._columns = {fold(column.wire) for column in self._language.columns}
-        self._conditions = Conditions(self._language.columns)
+        self._conditions = self._language.conditions
 
     def filter(self, request: Query, pairs: Pairs, *, states: Collection[State]) -> Filter:
         """Newest first unless told. Raises InvalidRequest for what the store cannot look for."""

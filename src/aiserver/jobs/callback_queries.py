@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from aiserver.contract.autoquery import Language, Pairs, Query, page_of
-from aiserver.contract.conditions import Conditions
+from aiserver.contract.autoquery import Pairs, Query, language_of, page_of
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.spelling import fold, pascal
 from aiserver.jobs.callback_operations import QueryDeliveries
@@ -24,8 +23,8 @@ class DeliveryQueries:
     """Callbacks are found by what the request declares, and come newest first."""
 
     def __init__(self) -> None:
-        self.language = Language(CallbackDelivery)
-        self._conditions = Conditions(self.language.columns)
+        self.language = language_of(CallbackDelivery)
+        self._conditions = self.language.conditions
 
     def page(self, request: Query, pairs: Pairs) -> Page:
         """Raises InvalidRequest for what the outbox cannot look for."""

@@ -22,18 +22,17 @@ from aiserver.kit.db import (
     open_file,
 )
 from aiserver.kit.ids import began_ms, first_of
-from aiserver.kit.money import dollars, picodollars_or_more
+from aiserver.kit.ledger import COLUMNS, row
+from aiserver.kit.money import dollars
 
 KEPT = timedelta(days=62)
 
 _BOUND = 100_000
 _ROWS_A_WRITE = 5_000
-_MOST_TOKENS = 2**40
 _DAY_MS = 86_400_000
 _log = log.get("ledger")
 
-_COLUMNS = "id, at, key_id, provider, model, prompt_tokens, completion_tokens, cost, lost"
-_INSERT = f"INSERT OR IGNORE INTO ledger ({_COLUMNS})"
+_INSERT = f"INSERT OR IGNORE INTO ledger ({COLUMNS})"
 _EDGE = "SELECT max(id) FROM (SELECT id FROM ledger WHERE id < ? ORDER BY id LIMIT ?)"
 _FOLD = f"""
 INSERT INTO ledger_days
@@ -176,18 +175,14 @@ def _fold(connection: Connection, limit: int) -> int:
 
 def _row(entry: _Entry) -> Row:
     id, key_id, provider, model, usage, cost, lost = entry
-    return (
+    return row(
         id,
-        began_ms(id),
-        key_id,
-        stored(provider),
-        stored(model),
-        _count(usage.prompt) if usage else None,
-        _count(usage.completion) if usage else None,
-        None if cost is None else picodollars_or_more(cost),
-        lost,
+        at=began_ms(id),
+        key_id=key_id,
+        provider=str(stored(provider)),
+        model=str(stored(model)),
+        prompt_tokens=usage.prompt if usage else None,
+        completion_tokens=usage.completion if usage else None,
+        cost=cost,
+        lost=lost,
     )
-
-
-def _count(tokens: int | None) -> int | None:
-    return tokens if tokens is not None and 0 <= tokens <= _MOST_TOKENS else None

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from aiserver.contract.binding import Binder
+from aiserver.contract.binding import binder_of
 from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, Forbidden, Gone, TooBusy
-from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes, Operation
+from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.jobs.job import (
@@ -56,7 +56,6 @@ class JobRunner:
         self._caller_of = caller_of
         self._chance = chance
         self._ids = CallIds()
-        self._binders: dict[str, Binder[msgspec.Struct]] = {}
 
     async def run(self, attempt: Attempt) -> Outcome:
         """How the attempt ended. Cancelled, it leaves in `attempt` what it cost until then."""
@@ -89,7 +88,7 @@ class JobRunner:
         permit(caller, operation)
         attempt.slot.give(trace)
         members: dict[str, Any] = msgspec.json.decode(job.request)
-        request = self._binder(operation).bind(members)
+        request = binder_of(operation.request).bind(members)
         call = Call(
             operation=operation,
             caller=caller,
@@ -147,12 +146,6 @@ class JobRunner:
             tag=job.tag,
             ref_id=job.ref_id,
         )
-
-    def _binder(self, operation: Operation) -> Binder[msgspec.Struct]:
-        found = self._binders.get(operation.name)
-        if found is None:
-            found = self._binders[operation.name] = Binder(operation.request)
-        return found
 
 
 def _body(answer: Answer) -> bytes:

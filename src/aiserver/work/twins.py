@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aiserver.contract.binding import Binder
+from aiserver.contract.binding import binder_of
 from aiserver.contract.errors import ApiError, InvalidRequest
-from aiserver.contract.operation import Call, Handler, Operation, Queued, operation_of
+from aiserver.contract.operation import Call, Handler, Operation, Queued
 from aiserver.contract.twins import Members, Wishes, split
 from aiserver.jobs.job import NewJob
 from aiserver.jobs.queue import Queue
@@ -42,11 +42,6 @@ class QueueHandlers:
         self._addresses = addresses
         self._twins = tuple(twins)
         self._places = places
-        self._binders = {
-            original.name: Binder(original.request)
-            for twin in self._twins
-            if (original := operation_of(twin).twin_of) is not None
-        }
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return dict.fromkeys(self._twins, self.put)
@@ -111,7 +106,7 @@ class QueueHandlers:
 
     def _placed(self, original: Operation, members: Members, call: Call) -> Place:
         # Respells them in place, so that the job is stored as its operation will read it.
-        bound = self._binders[original.name].bind(members)
+        bound = binder_of(original.request).bind(members)
         placing = self._places.get(original.name)
         return Place(*placing(bound, call)) if placing is not None else Place()
 
