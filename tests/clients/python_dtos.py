@@ -181,3 +181,49 @@ class QueryAiProviders(QueryDb[AiProvider], IReturn[QueryResponse[AiProvider]]):
 @dataclass
 class DeleteAiProvider(IReturnVoid, IDeleteDb[AiProvider]):
     id: int = 0
+
+
+class BackgroundJobState(str, Enum):
+    QUEUED = "Queued"
+    STARTED = "Started"
+    EXECUTED = "Executed"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class QueueOpenAiChatResponse:
+    id: int = 0
+    ref_id: Optional[str] = None
+    status_url: Optional[str] = None
+    response_status: Optional[ResponseStatus] = None
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class QueueOpenAiChatCompletion(IReturn[QueueOpenAiChatResponse], IPost):
+    ref_id: Optional[str] = None
+    provider: Optional[str] = None
+    reply_to: Optional[str] = None
+    tag: Optional[str] = None
+    request: Optional[OpenAiChat] = None
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class GetOpenAiChatStatusResponse:
+    job_id: int = 0
+    ref_id: Optional[str] = None
+    job_state: Optional[BackgroundJobState] = None
+    status: Optional[str] = None
+    response_status: Optional[ResponseStatus] = None
+    result: Optional[OpenAiChatResponse] = None
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class GetOpenAiChatStatus(IReturn[GetOpenAiChatStatusResponse], IGet):
+    job_id: int = 0
+    ref_id: Optional[str] = None
