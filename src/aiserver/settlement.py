@@ -77,7 +77,10 @@ class Settlement:
         """Whether the ledger needs a row: for an answer, and for one that was lost."""
         trace.duration = time.monotonic() - trace.started
         trace.status = trace.status or CANCELLED
-        trace.left = None
+        left, trace.left = trace.left, None
+        if left is not None:
+            # A call that failed before anybody took its slot up.
+            left.drop()
         usage, lost = trace.usage, False
         if usage is not None:
             model = trace.provider_model or ""

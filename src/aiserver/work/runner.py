@@ -10,7 +10,7 @@ import msgspec
 
 from aiserver.contract.binding import binder_of
 from aiserver.contract.caller import Caller
-from aiserver.contract.errors import ApiError, Forbidden, Gone, TooBusy
+from aiserver.contract.errors import ApiError, Forbidden, Gone, StorageUnavailable, TooBusy
 from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
@@ -101,7 +101,7 @@ class JobRunner:
         except (ApiError, asyncio.CancelledError):
             raise
         except StorageError as error:
-            raise TooBusy("The storage of the server is away.", retry_after=2) from error
+            raise StorageUnavailable(retry_after=2) from error
         except Exception as error:
             _log.exception("job_failed", job=job.id, operation=job.operation)
             raise ApiError(

@@ -234,3 +234,21 @@ async def test_repeatable_call_cannot_be_streamed(serving: TestGateway) -> None:
     )
     assert reply.status == 400
     assert "stream" in reply.json()["error"]["message"]
+
+
+async def test_slot_of_a_job_that_may_not_run_any_more_is_free_again(
+    gateway: TestGateway, upstream: FakeUpstream
+) -> None:
+    await gateway.provider("one", upstream.base_url, concurrency=1)
+    key = await gateway.key(models=["fake-model"])
+    upstream.next(stall)
+    busy = (await put(gateway, refId="busy")).json()
+    await upstream.started.reach(1)
+    assert (await put(gateway, key=key, refId="late")).status == 200
+    [made] = (await gateway.call("GET", "/api/AdminQueryApiKeys")).json()["results"]
+    update = {"id": made["id"], "models": ["another"]}
+    assert (await gateway.call("POST", "/api/AdminUpdateApiKey", update)).status == 200
+    await gateway.call("POST", "/api/CancelJob", {"id": busy["id"]})
+    assert (await ended(gateway, "late"))["jobState"] == "Failed"
+    assert (await gateway.chat()).status == 200
+    assert [gateway.app._pool.running(p.id) for p in gateway.app._pool.providers()] == [0]
