@@ -19,6 +19,7 @@ from fakes.upstream import (
     answer_normally,
     completion,
     error_in_stream,
+    raw,
     scripted,
     sse,
     status,
@@ -509,3 +510,61 @@ async def test_failed_chat_keeps_its_place_and_headers_in_a_pipeline(
         assert re.findall(r"HTTP/1.1 (\d+)", answer) == ["502", "401"]
         assert re.findall(r"X-Request-Id: (\w+)", answer) == ["first", "second"]
         assert (await gateway.recorded("first"))["statusCode"] == 502
+
+
+ANSWER = json.dumps(
+    {
+        "id": "a",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "raw"},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+).encode()
+SIZED = b"Content-Length: %d\r\n" % len(ANSWER)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+IN_ONE_CHUNK = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER)
+
+
+@LANES
+@pytest.mark.parametrize(
+    ("head", "body", "fine"),
+    [
+        (SIZED, ANSWER, True),
+        (SIZED.lower() + b"X-Odd: \xff\r\n", ANSWER, True),
+        (SIZED + b"Connection: keep-alive\r\n", ANSWER, True),
+        (SIZED + b"Connection: close\r\n", ANSWER, True),
+        (SIZED + b"connection:close\r\n", ANSWER, True),
+        (b"X-Other: 1\r\n" + CHUNKED, IN_ONE_CHUNK, True),
+        (SIZED + SIZED, ANSWER, False),
+        (SIZED + CHUNKED, IN_ONE_CHUNK, False),
+        (b"Content-Length: 3\r\n", ANSWER, False),
+        (b"Content-Length : 3\r\n" + SIZED, ANSWER, False),
+    ],
+    ids=[
+        *("sized", "odd bytes", "kept", "closed", "closed without a space", "chunked"),
+        *("two lengths", "length and chunks", "short length", "spaced name"),
+    ],
+)
+async def test_answer_with_an_odd_head_is_read_as_by_the_parser(
+    tmp_path: Path,
+    migrated: bytes,
+    upstream: FakeUpstream,
+    lane: str,
+    head: bytes,
+    body: bytes,
+    fine: bool,
+) -> None:
+    async with warm(tmp_path, migrated, upstream, lane) as gateway:
+        kind = b"Content-Type: application/json\r\n"
+        upstream.next(raw(b"HTTP/1.1 200 OK\r\n" + kind + head + b"\r\n" + body))
+        reply = await gateway.chat(content="odd")
+        said = reply.json()["choices"][0]["message"]["content"] if reply.status == 200 else None
+        assert (reply.status, said) == ((200, "raw") if fine else (502, None))
+        # Whatever came of it, the next call gets its own answer.
+        after = await gateway.chat(content="after")
+        assert after.json()["choices"][0]["message"]["content"] == "echo: after"

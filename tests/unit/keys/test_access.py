@@ -8,6 +8,7 @@ from aiserver.contract.caller import ADMINISTRATOR, ANYONE, Caller
 from aiserver.contract.errors import Forbidden, Unauthenticated
 from aiserver.contract.operation import GET, Access, operation, operation_of
 from aiserver.contract.responses import Wire
+from aiserver.keys import access
 from aiserver.keys.access import Credentials, KeyRing, permit
 from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, KeyStore, new_key
@@ -173,3 +174,28 @@ def test_models_limit_a_key_not_an_administrator() -> None:
     assert not limited.may_use("b")
     assert KEY.may_use("b")
     assert ADMIN_KEY.may_use("b")
+
+
+async def test_key_used_lately_is_refused_once_it_is_disabled(database: Database) -> None:
+    clock, text = StillClock(), new_key()
+    store = KeyStore(database, clock)
+    created = await store.create(text, {})
+    ring = ring_on(database, clock)
+    assert ring.identify(Credentials(bearer=text)).key_id == created.id
+    await store.update(created.id, {"cancelled": clock.now()})
+    ring.refresh()
+    with pytest.raises(Unauthenticated):
+        ring.identify(Credentials(bearer=text))
+
+
+async def test_keys_used_lately_are_bounded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_MOST_LATELY", 2)
+    clock, texts = StillClock(), [new_key() for _ in range(3)]
+    for text in texts:
+        await KeyStore(database, clock).create(text, {})
+    ring = ring_on(database, clock)
+    for text in texts * 2:
+        assert ring.identify(Credentials(bearer=text)).known
+    assert len(ring._lately) <= 2
