@@ -21,7 +21,7 @@ class PacedUpstream(FakeUpstream):
     """Answers a chat after `seconds`, give or take `spread` of them; `fault` answers instead of it.
 
     `running` and `most_running` are its calls at once, `asked` counts the texts that it was asked,
-    `served` the calls that it answered without a fault.
+    `served` the calls that it answered without a fault. While `gate` is clear, calls wait.
     """
 
     def __init__(self, seconds: float = 0.0, *, spread: float = 0.0) -> None:
@@ -34,6 +34,8 @@ class PacedUpstream(FakeUpstream):
         self.most_running = 0
         self.served = 0
         self.asked: Counter[str] = Counter()
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._random = Random(7)
 
     async def kill(self) -> None:
@@ -61,6 +63,7 @@ class PacedUpstream(FakeUpstream):
         if self.seconds:
             spread = self.spread * self._random.uniform(-1, 1)
             await passed(self.seconds * (1 + spread))
+        await self.gate.wait()
         # A call is over for the upstream before its last byte is here.
         self.running -= 1
         self.served += 1

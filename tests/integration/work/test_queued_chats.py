@@ -100,10 +100,13 @@ async def test_same_ref_id_again_is_a_conflict(serving: TestGateway) -> None:
 async def test_provider_never_runs_more_jobs_than_it_has_slots(
     gateway: TestGateway,
 ) -> None:
-    async with PacedUpstream(0.005) as upstream:
+    async with PacedUpstream() as upstream:
+        upstream.gate.clear()
         await gateway.provider("one", upstream.base_url, concurrency=2)
         for number in range(8):
             assert (await put(gateway, refId=f"n{number}")).status == 200
+        await upstream.started.reach(2)
+        upstream.gate.set()
         jobs = [await ended(gateway, f"n{number}") for number in range(8)]
         assert {job["jobState"] for job in jobs} == {"Completed"}
         assert upstream.most_running == 2
