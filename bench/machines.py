@@ -32,11 +32,11 @@ class Server:
 
     def spent(self) -> float:
         """Microseconds of CPU, user and system, of the process and its children."""
-        return sum(_spent(pid) for pid in _family(self.process.pid))
+        return sum(spent(pid) for pid in family(self.process.pid))
 
     def resident(self) -> int:
         """Bytes of memory of the process and its children."""
-        return sum(_resident(pid) for pid in _family(self.process.pid))
+        return sum(resident(pid) for pid in family(self.process.pid))
 
     def stop(self) -> None:
         self.process.terminate()
@@ -102,20 +102,29 @@ def compiled(folder: Path) -> None:
         subprocess.run(command, check=True)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
         return []
-    return [pid, *(each for child in children for each in _family(int(child)))]
+    return [pid, *(each for child in children for each in family(int(child)))]
 
 
-def _spent(pid: int) -> float:
+def spent(pid: int) -> float:
+    """Microseconds of CPU of one process."""
     # The CPU clock of another process, as clock_getcpuclockid makes it: /proc counts in ticks of
     # 10 ms and forgets nothing either, but a short round would be a handful of them.
     return time.clock_gettime_ns((~pid << 3) | 2) / 1000
 
 
-def _resident(pid: int) -> int:
+def reaped(pid: int) -> float:
+    """Microseconds of CPU of its children that ended."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
+    return (int(user) + int(system)) * 1_000_000 / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of one process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

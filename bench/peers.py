@@ -15,6 +15,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ai-s
 _PACKAGES = {
     "vllm-router": ["vllm-router"],
     "litellm": ["litellm[proxy]", "opentelemetry-sdk", "opentelemetry-exporter-otlp"],
+    "pgqueuer": ["pgqueuer", "asyncpg", "uvloop"],
+    "procrastinate": ["procrastinate", "psycopg[binary,pool]", "uvloop"],
 }
 _MANY = "100000000"
 
@@ -89,7 +91,7 @@ def nginx_unbuffered(folder: Path, upstream: int) -> Server:
 
 def vllm_router(folder: Path, upstream: int) -> Server:
     port, log = free_port(), folder / "vllm-router.log"
-    command: list[str | Path] = [_installed("vllm-router") / "vllm-router", "--port", str(port)]
+    command: list[str | Path] = [installed("vllm-router") / "vllm-router", "--port", str(port)]
     command += ["--worker-urls", f"http://127.0.0.1:{upstream}", "--policy", "round_robin"]
     command += ["--log-level", "warning", "--prometheus-port", str(free_port())]
     command += ["--max-concurrent-requests", "8192"]
@@ -117,7 +119,7 @@ def litellm(folder: Path, upstream: int) -> Server:
     }
     # JSON is YAML.
     (folder / "litellm.yaml").write_text(json.dumps(settings))
-    command: list[str | Path] = [_installed("litellm") / "litellm", "--port", str(port)]
+    command: list[str | Path] = [installed("litellm") / "litellm", "--port", str(port)]
     command += ["--host", "127.0.0.1", "--config", folder / "litellm.yaml"]
     environment = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": ""}
@@ -133,7 +135,7 @@ PEERS: dict[str, Callable[[Path, int], Server]] = {
 }
 
 
-def _installed(name: str) -> Path:
+def installed(name: str) -> Path:
     """The folder of a peer's programs, in an environment of its own that stays for next time."""
     home = CACHE / name
     if (home / "complete").exists():

@@ -29,7 +29,20 @@ def verdict(
     said: str, value: float, most: float, spread: tuple[float, float] | None = None
 ) -> dict[str, Any]:
     """Prints PASS or MISS; `spread` is the least and the most over the rounds."""
-    outcome = "PASS" if value <= most else "MISS"
+    return {**_judged(said, value, value <= most, spread), "most": most}
+
+
+def at_least(
+    said: str, value: float, least: float, spread: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """As `verdict`, where more is better."""
+    return {**_judged(said, value, value >= least, spread), "least": least}
+
+
+def _judged(
+    said: str, value: float, kept: bool, spread: tuple[float, float] | None
+) -> dict[str, Any]:
+    outcome = "PASS" if kept else "MISS"
     between = f" ({spread[0]:.2f}..{spread[1]:.2f})" if spread else ""
     print(f"  {outcome}  {said}: {value:.2f}{between}", flush=True)
-    return {"what": said, "value": value, "most": most, "outcome": outcome, "spread": spread}
+    return {"what": said, "value": value, "outcome": outcome, "spread": spread}

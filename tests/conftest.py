@@ -8,10 +8,15 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from aiserver.kit.clock import SystemClock
 from aiserver.kit.db import Database
 from aiserver.kit.migrations import upgrade
+from aiserver.kit.postgres import Postgres
+from aiserver.kit.postgres_tables import PostgresTables
+from aiserver.kit.tables import SqliteTables, Tables
 from fakes.upstream import FakeUpstream
 from gateway import TestGateway, running
+from postgres import server
 
 # The same examples in every run, however busy the machine.
 settings.register_profile(
@@ -44,6 +49,19 @@ def database(tmp_path: Path, migrated: bytes) -> Generator[Database]:
     opened = Database.open(path, busy_seconds=0.05)
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def tables(request: pytest.FixtureRequest) -> AsyncGenerator[Tables]:
+    """Empty ones of each engine."""
+    if request.param == "sqlite":
+        yield SqliteTables(request.getfixturevalue("database"))
+        return
+    url = server().fresh_database()
+    opened = await Postgres.open(url, connections=3)
+    yield PostgresTables(opened, SystemClock())
+    await opened.close()
+    server().give_back(url)
 
 
 @pytest.fixture

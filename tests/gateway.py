@@ -4,21 +4,27 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from uvicorn.server import ServerState
 
+import postgres
 from aiserver import settings as s
 from aiserver.app import App
 from aiserver.data import open_data, redactor_for
 from aiserver.doors.listen import bind
 from aiserver.doors.server import HttpProtocol
+from aiserver.engines import SqliteEngine
 from aiserver.kit.clock import SystemClock
+from aiserver.kit.db import Database
 from aiserver.kit.upstream import Target, UpstreamPool, UpstreamResponse
+from aiserver.work.rooms import QueuedRoom
 
+# With TEST_DATABASE=postgres every gateway stands on a database there, a restarted one on its own.
+_URLS: dict[Path, str] = {}
 SECRET = "test-secret-0123456789-0123456789"
 
 
@@ -53,6 +59,17 @@ class TestGateway:
         self.data = data
         self.url = f"http://127.0.0.1:{self.port}"
         self._pool = UpstreamPool()
+
+    @property
+    def database(self) -> Database:
+        """The file that it stands on."""
+        engine = self.app._data.engine
+        assert isinstance(engine, SqliteEngine)
+        return engine.database
+
+    async def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Of the database that it stands on, whichever that is."""
+        return await self.app._data.engine.tables.read(sql)
 
     async def open(
         self,
@@ -138,22 +155,33 @@ class TestGateway:
         await self._pool.aclose()
 
 
-@asynccontextmanager
-async def running(
+def running(
     data: Path, migrated: bytes | None = None, **environment: str
-) -> AsyncGenerator[TestGateway]:
+) -> AbstractAsyncContextManager[TestGateway]:
     """A started gateway on `data`; settings as environment variables."""
+    return running_with((), data, migrated, environment)
+
+
+@asynccontextmanager
+async def running_with(
+    rooms: Sequence[QueuedRoom], data: Path, migrated: bytes | None, environment: dict[str, str]
+) -> AsyncGenerator[TestGateway]:
+    """As `running`, with operations of the test beside the server's own."""
     data.mkdir(parents=True, exist_ok=True)
     if migrated is not None and not (data / "app.db").exists():
         (data / "app.db").write_bytes(migrated)
     defaults = {"AUTH_SECRET": SECRET, "APP_DATA": str(data), "LOCAL_MODELS": "false"}
     # The whole suite passes with either setting.
     defaults["HOT_LANE"] = os.environ.get("HOT_LANE", "auto")
+    if os.environ.get("TEST_DATABASE") == "postgres" and "DATABASE_URL" not in environment:
+        if data not in _URLS:
+            _URLS[data] = postgres.server().fresh_database()
+        defaults |= {"DATABASE_URL": _URLS[data], "ENCRYPTION_KEY": "0" * 64}
     settings = s.load(environment=defaults | environment)
     clock = SystemClock()
     redact = redactor_for(settings)
-    opened = open_data(settings, clock, redact)
-    app = App(settings, opened, redact, clock)
+    opened = await open_data(settings, clock, redact)
+    app = App(settings, opened, redact, clock, rooms=rooms)
     await app.start()
     config = app.http_config()
     config.load()
@@ -174,4 +202,4 @@ async def running(
             task.cancel()
         await asyncio.gather(*state.tasks, return_exceptions=True)
         await app.close()
-        opened.close()
+        await opened.close()

@@ -2,10 +2,11 @@
 
 import gc
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiserver import __version__
 from aiserver import settings as s
+from aiserver.changes import Changes
 from aiserver.chat import ollama_operations as generation_operations
 from aiserver.chat import operations as chat_operations
 from aiserver.chat import status_operations as chat_status_operations
@@ -17,19 +18,22 @@ from aiserver.chat.parameters import Parameters
 from aiserver.chat.relay import Relay
 from aiserver.chat.slots import ChatSlots
 from aiserver.chat.status_handlers import ChatStatusHandlers
+from aiserver.chat.tellings import tellings
+from aiserver.chat.timeouts import timeouts_of
 from aiserver.chat.upstreams import Upstreams
 from aiserver.contract.operation import declared_in, operation_of
 from aiserver.contract.registry import Registry
 from aiserver.contract.twins import twins_of
 from aiserver.data import Data
 from aiserver.dispatch import Dispatch
-from aiserver.doors.body import BodyReader, Sizes
+from aiserver.doors.body import BodyReader
 from aiserver.doors.cors import Cors
 from aiserver.doors.gateway import Gateway
 from aiserver.doors.health import Health
 from aiserver.doors.lane import Lane
+from aiserver.doors.limits import limits_of, sizes_of
 from aiserver.doors.metrics import Metrics
-from aiserver.doors.server import Config, Limits
+from aiserver.doors.server import Config
 from aiserver.doors.serving import Lifecycle, Server
 from aiserver.doors.web import Web
 from aiserver.history import operations as history_operations
@@ -50,9 +54,10 @@ from aiserver.kit import log
 from aiserver.kit.background import Background
 from aiserver.kit.clock import Clock
 from aiserver.kit.db import StorageError
+from aiserver.kit.ids import CallIds
 from aiserver.kit.redact import Redactor
 from aiserver.kit.telemetry import ProviderReading, Readings, Telemetry
-from aiserver.kit.upstream import Timeouts, UpstreamPool
+from aiserver.kit.upstream import UpstreamPool
 from aiserver.providers import catalogue_operations, ollama_operations, status_operations
 from aiserver.providers import operations as provider_operations
 from aiserver.providers.catalogue_handlers import CatalogueHandlers
@@ -72,6 +77,7 @@ from aiserver.providers.store import Provider
 from aiserver.providers.warmth import Warmth
 from aiserver.settlement import Settlement
 from aiserver.work.desk import Desk
+from aiserver.work.rooms import QueuedRoom, places_of, slots_of
 from aiserver.work.terms import terms_of
 
 _OPERATIONS = (
@@ -89,24 +95,31 @@ _OPERATIONS = (
     generation_operations,
     chat_status_operations,
 )
-_WATCH_SECONDS = 0.25
 _LAST_USED_SECONDS = 5.0
 _LEDGER_SECONDS = 0.2
 _FOLD_SECONDS = 3600.0
 _WARM_SECONDS = 10.0
+_PROBE_SECONDS = 1.0
 _COLLECT_AFTER = 10_000
 
 _log = log.get("app")
 
 
 class App:
-    """One gateway process. `run` returns when it was told to stop."""
+    """One gateway process. `run` returns when it was told to stop; `rooms` go beside its own."""
 
-    def __init__(self, settings: s.Settings, data: Data, redact: Redactor, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: s.Settings,
+        data: Data,
+        redact: Redactor,
+        clock: Clock,
+        *,
+        rooms: Sequence[QueuedRoom] = (),
+    ) -> None:
         self._settings = settings
         self._data = data
-        self._problem: str | None = None
-        self._stale = True
+        self._rooms = tuple(rooms)
         self._background = Background()
         self.lifecycle = Lifecycle()
         self.redact = redact
@@ -120,6 +133,7 @@ class App:
         )
         self._catalogue = Catalogue(settings[s.APP_DATA] / "overrides")
         self._pool = ProviderPool(data.providers, self._catalogue.qualified)
+        self._changes = Changes(data.engine.tables, self._ring, self._pool, self._providers_changed)
         self._connections = UpstreamPool()
         self._embedded = Embedded.of(data.weights, on=settings[s.LOCAL_MODELS])
         self._endpoints = Endpoints(
@@ -129,11 +143,13 @@ class App:
         inquiries = Inquiries(self._endpoints, self._upstreams)
         self._probes = Probes(self._pool, inquiries.probe, clock)
         self._prices = Prices(settings[s.APP_DATA] / "overrides")
-        self._ledger = Ledger(data.database, clock)
+        self._ledger = Ledger(data.engine.tables, clock)
         self.history = History(
             settings[s.APP_DATA] / "history",
             clock,
             redact,
+            archive=data.engine.history(),
+            worker=data.worker,
             keep_months=settings[s.HISTORY_MONTHS],
         )
         self._discovery = Discovery(self._pool, inquiries.list_models)
@@ -144,19 +160,20 @@ class App:
             self._endpoints,
             self._upstreams,
             self._parameters,
-            timeouts=self._timeouts(),
+            timeouts=timeouts_of(settings),
             wait=settings[s.PROVIDER_WAIT],
         )
         self._slots = ChatSlots(self._pool)
         self._sink = CallbackSink()
         self._desk = Desk(
-            data.database,
-            settings[s.APP_DATA] / "jobs",
+            data.engine,
             data.callback_secrets,
             clock,
             terms_of(settings),
             self._background,
             sink=self._sink.deliver,
+            redact=redact,
+            call_ids=CallIds(data.process, 1),
         )
         registry = self._operations = self._registry(clock)
         self.telemetry = Telemetry(
@@ -172,11 +189,13 @@ class App:
             telemetry=self.telemetry,
         )
         dispatch = Dispatch(
-            registry, self._ring, settlement, public_catalogue=settings[s.PUBLIC_CATALOGUE]
+            registry,
+            self._ring,
+            settlement,
+            CallIds(data.process, 0),
+            public_catalogue=settings[s.PUBLIC_CATALOGUE],
         )
-        reader = BodyReader(
-            Sizes(settings[s.MAX_BODY], settings[s.MAX_UPLOAD], settings[s.MAX_BUFFERED])
-        )
+        reader = BodyReader(sizes_of(settings))
         self._lane = self._hot_lane(dispatch, settlement, reader)
         self.gateway = Gateway(
             registry=registry,
@@ -217,17 +236,24 @@ class App:
         await reconcile(
             self._data.providers, self._settings.texts(), embedded_model=self._embedded.model
         )
-        await self._watch()
+        await self._changes.look()
         await self._embedded.start(self._background.every)
-        self._background.every(_WATCH_SECONDS, "changes", self._watch)
+        self._background.run("changes", self._changes.run)
+        listener = self._data.engine.listener(self._changes.heard)
+        if listener is not None:
+            self._background.run("changes of others", listener.run)
         self._background.every(_LAST_USED_SECONDS, "last used", self._keep_last_used)
         self._background.every(_LEDGER_SECONDS, "ledger", self._ledger.flush)
         self._desk.schedule.every(_FOLD_SECONDS, "Sum up the ledger by day", self._fold)
+        self._desk.schedule.every(
+            _PROBE_SECONDS, "Ask offline providers whether they are back", self._probes.round
+        )
         self._desk.schedule.every(_WARM_SECONDS, "Ask for loaded models", self._warmth.round)
-        slots, owner = {"chat": self._slots}, self._ring.caller_of
-        await self._desk.start(self._operations, self.settlement, slots, owner)
+        slots, owner = slots_of(self._rooms), self._ring.caller_of
+        await self._desk.start(
+            self._operations, self.settlement, {"chat": self._slots, **slots}, owner
+        )
         self._background.run("discovery", self._discovery.run)
-        self._background.run("probes", self._probes.run)
 
     async def close(self) -> None:
         """Ends what `start` began."""
@@ -240,21 +266,6 @@ class App:
         await self._ledger.close()
         await self.history.close()
 
-    async def _watch(self) -> None:
-        """Takes over what any process changed in the store; without the store, goes on as is."""
-        try:
-            if self._data.database.changed() or self._stale:
-                self._stale = True
-                self._ring.refresh()
-                if self._pool.refresh():
-                    self._providers_changed()
-                self._stale = False
-            self._problem = None
-        except StorageError as error:
-            if self._problem is None:
-                _log.error("storage_unreadable", problem=str(error))
-            self._problem = str(error)
-
     def _providers_changed(self) -> None:
         providers = self._pool.providers()
         self.telemetry.known_providers(p.name for p in providers)
@@ -264,8 +275,7 @@ class App:
     async def _reread(self) -> dict[str, str]:
         """Reads everything again, changed or not; what of it cannot be used."""
         self._prices.reload()
-        self._stale = True
-        await self._watch()
+        await self._changes.look(anyway=True)
         return dict(self._prices.problems)
 
     async def _fold(self) -> None:
@@ -316,29 +326,29 @@ class App:
             endpoints=self._endpoints,
             connections=self._connections,
             parameters=self._parameters,
-            timeouts=self._timeouts(),
+            timeouts=timeouts_of(self._settings),
             settlement=settlement,
             bodies=reader,
             lifecycle=self.lifecycle,
             redact=self.redact,
         )
 
-    def _timeouts(self) -> Timeouts:
-        settings = self._settings
-        return Timeouts(
-            connect=settings[s.PROVIDER_CONNECT],
-            first_byte=settings[s.PROVIDER_FIRST_BYTE],
-            gap=settings[s.PROVIDER_GAP],
-            total=settings[s.PROVIDER_TOTAL],
-        )
-
     def _registry(self, clock: Clock) -> Registry:
         requests = [request for room in _OPERATIONS for request in declared_in(room)]
+        requests += [request for room in self._rooms for request in room.handlers()]
         twins = twins_of(requests)
         requests += twins
         names = [request.__name__ for request in requests]
         rooms = (
-            KeyHandlers(self._data.keys, self._ring, clock, names, secret_of=self._desk.secret_of),
+            *self._rooms,
+            KeyHandlers(
+                self._data.keys,
+                self._ring,
+                clock,
+                names,
+                secret_of=self._desk.secret_of,
+                forget_secret=self._desk.forget_secret,
+            ),
             SignIn(self._ring, self._data.sessions, SignInLimit(clock)),
             self._sink,
             ChatStatusHandlers(self._desk.queue),
@@ -373,24 +383,18 @@ class App:
             ),
         )
         handlers = {k: h for room in rooms for k, h in room.handlers().items()}
-        registry = Registry({**handlers, **self._desk.handlers(twins, self._slots.places())})
+        places = {**self._slots.places(), **places_of(self._rooms)}
+        registry = Registry({**handlers, **self._desk.handlers(twins, places, tellings())})
         registry.require(requests)
         return registry
 
     def _problems(self) -> dict[str, str]:
-        return {"storage": self._problem} if self._problem else {}
+        problem = self._changes.problem
+        return {"storage": problem} if problem else {}
 
     def _warnings(self) -> dict[str, str]:
         ledger = {"ledger": self._ledger.problem} if self._ledger.problem else {}
         return {**ledger, **self.history.problems()}
 
     def http_config(self) -> Config:
-        settings = self._settings
-        limits = Limits(
-            headers=settings[s.MAX_HEADERS],
-            header_seconds=settings[s.HEADER_TIMEOUT],
-            body_seconds=settings[s.BODY_TIMEOUT],
-            keep_alive_seconds=settings[s.KEEP_ALIVE],
-            grace_seconds=settings[s.SHUTDOWN_GRACE],
-        )
-        return Config(self.gateway, limits, self._lane)
+        return Config(self.gateway, limits_of(self._settings), self._lane)

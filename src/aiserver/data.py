@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from aiserver import settings as s
-from aiserver.jobs.callback_secrets import CallbackSecrets, SqliteSecrets
+from aiserver.engines import Engine, open_engine
+from aiserver.jobs.callback_secrets import CallbackSecrets
 from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, KeyStore
-from aiserver.kit import migrations
 from aiserver.kit.clock import Clock
 from aiserver.kit.crypto import Cipher, KeyFile, parse_key
-from aiserver.kit.db import Database, StorageError
+from aiserver.kit.db import StorageError
 from aiserver.kit.redact import Redactor
+from aiserver.kit.tables import Statement, Tables
 from aiserver.providers.local.weights import WeightStore
 from aiserver.providers.store import ProviderStore
 
@@ -20,10 +22,11 @@ from aiserver.providers.store import ProviderStore
 class Data:
     """What lives in APP_DATA, opened and migrated; the command line works on the same.
 
-    `key_file` is None where ENCRYPTION_KEY is given.
+    `key_file` is None where ENCRYPTION_KEY is given. No other process of the installation that runs
+    has the number `process`.
     """
 
-    database: Database
+    engine: Engine
     keys: KeyStore
     secret: AdminSecret
     sessions: Sessions
@@ -31,9 +34,11 @@ class Data:
     weights: WeightStore
     callback_secrets: CallbackSecrets
     key_file: KeyFile | None
+    worker: int
+    process: int | None
 
-    def close(self) -> None:
-        self.database.close()
+    async def close(self) -> None:
+        await self.engine.close()
 
 
 def redactor_for(settings: s.Settings) -> Redactor:
@@ -43,13 +48,25 @@ def redactor_for(settings: s.Settings) -> Redactor:
         value = settings.get(setting)
         if isinstance(value, s.Secret):
             redact.learn(value.reveal())
+    url = settings.get(s.DATABASE_URL)
+    password = urlsplit(url.reveal()).password if url else None
+    if password:
+        redact.learn(unquote(password))
     return redact
 
 
-def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: bool = False) -> Data:
+async def open_data(
+    settings: s.Settings,
+    clock: Clock,
+    redact: Redactor,
+    *,
+    lean: bool = False,
+    worker: int | None = None,
+) -> Data:
     """Raises StorageError or EncryptionKeyError; then nothing must listen.
 
-    `lean` keeps the memory of the migration tools out of this process.
+    `lean` keeps the memory of the migration tools out of this process; `worker` is for one that
+    serves, and tells apart those that share APP_DATA.
     """
     folder = data_folder(settings)
     try:
@@ -58,22 +75,26 @@ def open_data(settings: s.Settings, clock: Clock, redact: Redactor, *, lean: boo
         cipher = _cipher(given, key_file)
     except OSError as error:
         raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
-    database = Database.open(folder / "app.db")
-    try:
-        migrations.upgrade(database, apart=lean)
-    except BaseException:
-        database.close()
-        raise
+    engine = await open_engine(settings, folder, clock, lean=lean)
+    tables = engine.tables
     return Data(
-        database=database,
-        keys=KeyStore(database, clock),
-        secret=AdminSecret(database, clock),
-        sessions=Sessions(database, clock),
-        providers=ProviderStore(database, cipher, clock, redact.learn),
+        engine=engine,
+        keys=KeyStore(tables, clock),
+        secret=AdminSecret(tables, clock),
+        sessions=Sessions(tables, clock),
+        providers=ProviderStore(tables, cipher, clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
-        callback_secrets=CallbackSecrets(SqliteSecrets(database), cipher, clock, _by_its_form),
+        callback_secrets=CallbackSecrets(tables, cipher, clock, _by_its_form),
         key_file=key_file,
+        worker=worker or 1,
+        process=await _numbered(tables) if worker else None,
     )
+
+
+async def _numbered(tables: Tables) -> int:
+    move = "UPDATE revisions SET number = number + 1 WHERE name = 'processes' RETURNING number"
+    [[(number,)]] = await tables.write(Statement(move))
+    return number
 
 
 def _by_its_form(_: str) -> None:

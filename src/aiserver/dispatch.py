@@ -31,13 +31,14 @@ class Dispatch:
         registry: Registry,
         ring: KeyRing,
         settlement: Settlement,
+        ids: CallIds | None = None,
         *,
         public_catalogue: bool = True,
     ) -> None:
         self._registry = registry
         self._ring = ring
         self._settlement = settlement
-        self._ids = CallIds()
+        self._ids = ids or CallIds()
         self._public_catalogue = public_catalogue
         self._binders: dict[str, Binder[msgspec.Struct]] = {
             operation.name: binder_of(operation.request) for operation in registry

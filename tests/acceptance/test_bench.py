@@ -1,4 +1,4 @@
-"""The benchmark's cross-talk run in small, and that its check sees a wrong answer."""
+"""The benchmark in small: its cross-talk check sees a wrong answer, its jobs come to figures."""
 
 import asyncio
 import json
@@ -35,6 +35,27 @@ def test_every_answer_belongs_to_its_request(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     [found] = json.loads(shown.read_text())["crosstalk"]
     assert (found["calls"], found["value"], found["outcome"]) == (5000, 0, "PASS")
+
+
+def test_every_figure_of_the_jobs_is_printed(tmp_path: Path) -> None:
+    shown = tmp_path / "figures.json"
+    scale = ["--rounds", "1", "--seconds", "0.05", "--idle", "0.5", "--archived", "500"]
+    command = [sys.executable, "-m", "bench", "--only", "jobs", "--peers", "none", *scale]
+    run = subprocess.run(
+        [*command, "--queued", "1000", "--json", str(shown)],
+        cwd=ROOT,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(shown.read_text())["jobs"]
+    named = ["embedded", "PostgreSQL", "embedded, archive", "PostgreSQL, archive"]
+    assert set(found["medians"]) == set(named)
+    assert all(figures["rate"] > 0 for figures in found["medians"].values())
+    # Without pgqueuer nothing is compared with it; all other limits are judged.
+    assert len(found["limits"]) == 13
+    assert all(limit["what"] in run.stdout for limit in found["limits"])
 
 
 async def test_answer_of_another_request_is_counted(load: Path) -> None:

@@ -1,5 +1,6 @@
 """Our operations keep the wire contract; where they differ, tests/fixtures/wire says why."""
 
+import asyncio
 from collections.abc import Generator
 
 import pytest
@@ -99,9 +100,9 @@ def app(tmp_path_factory: pytest.TempPathFactory, migrated: bytes) -> Generator[
     environment = {"APP_DATA": str(folder), "LOCAL_MODELS": "false"}
     settings = s.load(environment=environment)
     redact, clock = redactor_for(settings), SystemClock()
-    data = open_data(settings, clock, redact)
+    data = asyncio.run(open_data(settings, clock, redact))
     yield App(settings, data, redact, clock)
-    data.close()
+    asyncio.run(data.close())
 
 
 @pytest.fixture(scope="module")

@@ -296,7 +296,7 @@ def test_port_of_another_program_is_failed(here: Doctor, monkeypatch: pytest.Mon
 
 async def test_port_of_our_server_is_fine(gateway: TestGateway) -> None:
     environment = {"PORT": str(gateway.port), "HOST": "127.0.0.1", "APP_DATA": str(gateway.data)}
-    with doctor.opened(s.load(environment=environment), Redactor()) as at:
+    async with doctor.opened(s.load(environment=environment), Redactor()) as at:
         found = await asyncio.to_thread(port_check, at)
     assert (found.state, "is ready" in found.found) == ("ok", True)
 
@@ -340,7 +340,7 @@ async def test_check_that_hangs_is_bounded(
 
     monkeypatch.setitem(CHECKS, "limits", hang)
     upstream.next(*[raw(b"", then="stall")] * 2)
-    with doctor.opened(s.load(flags={"APP_DATA": str(here.data)}), Redactor()) as at:
+    async with doctor.opened(s.load(flags={"APP_DATA": str(here.data)}), Redactor()) as at:
         found = {f.name: f for f in await doctor.examine(at, Redactor().learn, seconds=0.5)}
     release.set()
     assert "no answer in 0.5 s" in found["limits"].found

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +14,19 @@ from acceptance.running import RunningServer
 from aiserver.kit.upstream import Target, UpstreamError, UpstreamPool
 from fakes.load import PacedUpstream, passed, rows
 from gateway import SECRET, running
+from postgres import PostgresServer
 
 
 class Survived(NamedTuple):
-    """`resumed` are the seconds from each start to the first job that ended after it."""
+    """`again` are jobs with more than one attempt, `fenced` results that came too late to count.
+
+    `resumed` are the seconds from each kill to the first job that ended after it.
+    """
 
     accepted: int
     executions: int
-    twice: int
+    again: int
+    fenced: int
     resumed: list[float]
 
 
@@ -48,15 +55,78 @@ class Client:
         await self._pool.aclose()
 
 
-def start(data: Path) -> RunningServer:
-    quiet = {"LOCAL_MODELS": "false", "LOG_FORMAT": "json", "AUTH_SECRET": SECRET}
-    return RunningServer.start(data, quiet)
+class OnSqlite:
+    """One process on a file; killed, it is started again."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.settings: dict[str, str] = {}
+
+    def start(self) -> RunningServer:
+        quiet = {"LOCAL_MODELS": "false", "LOG_FORMAT": "json", "AUTH_SECRET": SECRET}
+        return RunningServer.start(self.data, quiet | self.settings)
+
+    def kill_one(self, server: RunningServer, chance: random.Random) -> bool:
+        """Whether that was the whole server."""
+        server.process.kill()
+        return True
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return rows(self.data / "app.db", sql)
+
+    def close(self) -> None:
+        """Nothing is left to be stopped."""
 
 
-def states(data: Path) -> dict[str, int]:
+class OnPostgres(OnSqlite):
+    """Three processes and their parent; now and then the database itself falls."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data)
+        self._postgres = PostgresServer()
+        self._url = self._postgres.fresh_database()
+        self.settings = {"DATABASE_URL": self._url, "ENCRYPTION_KEY": "0" * 64}
+
+    def start(self) -> RunningServer:
+        self.settings["WORKERS"] = "3"
+        return super().start()
+
+    def kill_one(self, server: RunningServer, chance: random.Random) -> bool:
+        workers = _children(server.process.pid)
+        found = chance.choice([*workers, server.process.pid, None])
+        if found is None:
+            self._postgres.restart()
+        else:
+            os.kill(found, signal.SIGKILL)
+        return found == server.process.pid
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        said = self._postgres.execute(sql, name=self._url.rpartition("/")[2])
+        cells = [line.split("|") for line in said.splitlines()]
+        return [tuple(int(c) if c.isdigit() else c for c in row) for row in cells]
+
+    def close(self) -> None:
+        self._postgres.close()
+
+
+ENGINES = {"sqlite": OnSqlite, "postgres": OnPostgres}
+
+
+def _children(pid: int) -> list[int]:
+    """Only the workers: there is a process too that cleans up after them."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in found
+        if b"--multiprocessing-fork" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def states(installation: OnSqlite) -> dict[str, int]:
     """How many jobs are in which state, wherever they are kept."""
-    kept = "SELECT state FROM jobs UNION ALL SELECT state FROM job_summary WHERE month IS NOT NULL"
-    return dict(rows(data / "app.db", f"SELECT state, count(*) FROM ({kept}) GROUP BY state"))
+    kept = "SELECT state FROM jobs UNION ALL SELECT state FROM job_summary"
+    sql = f"SELECT state, count(*) FROM ({kept}) AS kept GROUP BY state"
+    return dict(installation.rows(sql))
 
 
 async def put_all(client: Client, total: int, put: set[int]) -> None:
@@ -78,59 +148,76 @@ async def put_all(client: Client, total: int, put: set[int]) -> None:
             await passed(0.02)
 
 
-async def survive(folder: Path, *, total: int, kills: int, every: float) -> Survived:
-    chance, data = random.Random(11), folder / "data"
+async def survive(folder: Path, engine: str, *, total: int, kills: int, every: float) -> Survived:
+    chance, installation = random.Random(11), ENGINES[engine](folder / "data")
+    try:
+        return await _survive(installation, chance, total=total, kills=kills, every=every)
+    finally:
+        installation.close()
+
+
+async def _survive(
+    installation: OnSqlite, chance: random.Random, *, total: int, kills: int, every: float
+) -> Survived:
     loop = asyncio.get_running_loop()
     resumed: list[float] = []
+    fenced = 0
     async with PacedUpstream(0.004) as first, PacedUpstream(0.004) as second:
-        async with running(data) as gateway:
+        async with running(installation.data, None, **installation.settings) as gateway:
             await gateway.provider("first", first.base_url, concurrency=4)
             await gateway.provider("second", second.base_url, concurrency=4)
         client, put = Client(), set[int]()
-        server = start(data)
+        server = installation.start()
         client.url = server.base_url
         producing = asyncio.create_task(put_all(client, total, put))
         try:
             for _ in range(kills):
                 await passed(every * chance.uniform(0.5, 1.5))
-                server.process.kill()
-                server.stop()
+                whole = await asyncio.to_thread(installation.kill_one, server, chance)
                 began, served = loop.time(), first.served + second.served
-                server = await asyncio.to_thread(start, data)
-                client.url = server.base_url
+                if whole:
+                    server.stop()
+                    fenced += server.printed().count("job_lease_lost")
+                    server = await asyncio.to_thread(installation.start)
+                    client.url = server.base_url
                 async with asyncio.timeout(10):
                     while len(put) > served and first.served + second.served == served:
                         await passed(0.01)
                 resumed.append(loop.time() - began)
             await producing
-            async with asyncio.timeout(60 + total / 100):
-                while states(data).get("Completed", 0) < total:
+            async with asyncio.timeout(60 + total / 50):
+                while states(installation).get("Completed", 0) < total:
                     await passed(0.05)
         finally:
             producing.cancel()
             await client.close()
             server.stop()
+        fenced += server.printed().count("job_lease_lost")
         asked = first.asked + second.asked
-    assert states(data) == {"Completed": total}
+    assert states(installation) == {"Completed": total}
     assert all(asked[f"job-{number}"] >= 1 for number in range(total))
-    settled = rows(data / "app.db", "SELECT count(*), count(DISTINCT id) FROM ledger")
+    settled = installation.rows("SELECT count(*), count(DISTINCT id) FROM ledger")
     assert settled[0][0] == settled[0][1] >= total
-    lost = rows(data / "app.db", "SELECT count(*) FROM jobs WHERE attempt > 1")[0][0]
-    return Survived(len(put), sum(asked.values()), lost, resumed)
+    kept = "SELECT attempt FROM jobs UNION ALL SELECT attempt FROM job_summary"
+    again = f"SELECT count(*) FROM ({kept}) AS kept WHERE attempt > 1"
+    lost = installation.rows(again)[0][0]
+    return Survived(len(put), sum(asked.values()), lost, fenced, resumed)
 
 
-async def test_killed_server_loses_no_job_and_ends_each_once(tmp_path: Path) -> None:
-    survived = await survive(tmp_path, total=300, kills=2, every=0.6)
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_killed_server_loses_no_job_and_ends_each_once(tmp_path: Path, engine: str) -> None:
+    survived = await survive(tmp_path, engine, total=300, kills=2, every=0.6)
     assert survived.accepted == 300
     assert max(survived.resumed) < 10
 
 
 @pytest.mark.long
-async def test_10000_jobs_outlive_kills_for_a_minute(tmp_path: Path) -> None:
-    survived = await survive(tmp_path, total=10_000, kills=12, every=5.0)
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_10000_jobs_outlive_kills_for_a_minute(tmp_path: Path, engine: str) -> None:
+    survived = await survive(tmp_path, engine, total=10_000, kills=12, every=5.0)
     print(  # noqa: T201
-        f"\n{survived.accepted} jobs, {survived.executions} executions, "
-        f"{survived.twice} with a lost lease, resumed after "
+        f"\n{engine}: {survived.accepted} jobs, {survived.executions} executions, "
+        f"{survived.again} with a lost lease, {survived.fenced} fenced writes, resumed after "
         f"{', '.join(f'{seconds:.1f}' for seconds in survived.resumed)} s"
     )
     assert survived.accepted == 10_000

@@ -131,8 +131,8 @@ class Trial:
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("UPDATE revisions SET number = number + 1")
 
-        await app._data.database.write(forget)
-        await app._watch()
+        await self._gateway.database.write(forget)
+        await app._changes.look()
         self._upstream.requests.clear()
         self._upstream.queue.clear()
         self._upstream.next(*[_answer] * 10_000)

@@ -160,6 +160,7 @@ def test_busy_port_is_named(server: RunningServer, tmp_path: Path) -> None:
         ({"WORKERS": "2"}, "PostgreSQL"),
         ({"HOST": "not.an.address.invalid"}, "Cannot use the address"),
         ({"ENCRYPTION_KEY": "x"}, "32 bytes"),
+        ({"DATABASE_URL": "postgresql://host/db"}, "every node needs the same one"),
     ],
 )
 def test_unusable_setting_stops_the_start(

@@ -29,7 +29,7 @@ async def test_locked_database_is_a_503_and_chat_goes_on(serving: TestGateway) -
 async def test_disk_that_takes_nothing_is_a_503_and_chat_goes_on(
     serving: TestGateway, trouble: str
 ) -> None:
-    database = serving.app._data.database
+    database = serving.database
     pages = database.read("PRAGMA page_count")[0][0]
 
     def break_it(connection: Connection) -> None:
@@ -50,16 +50,16 @@ async def test_disk_that_takes_nothing_is_a_503_and_chat_goes_on(
 async def test_readiness_tells_when_storage_cannot_be_read(serving: TestGateway) -> None:
     key = await serving.key()
     assert (await serving.call("GET", "/health/ready", key=None)).status == 200
-    database = serving.app._data.database
+    database = serving.database
     database._reader.close()
-    await serving.app._watch()
+    await serving.app._changes.look()
     reply = await serving.call("GET", "/health/ready", key=None)
     assert reply.status == 503
     assert "storage" in reply.json()["problems"]
     assert (await serving.call("GET", "/health/live", key=None)).status == 200
     assert (await serving.chat(key=key)).status == 200
     database._reader = database._connect(read_only=True)
-    await serving.app._watch()
+    await serving.app._changes.look()
     assert (await serving.call("GET", "/health/ready", key=None)).status == 200
 
 

@@ -21,9 +21,23 @@ class WatchedOutbox:
         await self._outbox.add(delivery)
 
     async def take(
-        self, *, until: int, most: int, per_receiver: int, busy: Collection[str] = ()
+        self,
+        *,
+        until: int,
+        most: int,
+        per_receiver: int,
+        per_key: int | None = None,
+        busy: Collection[str] = (),
+        busy_keys: Collection[int] = (),
     ) -> list[Delivery]:
-        return await self._outbox.take(until=until, most=most, per_receiver=per_receiver, busy=busy)
+        return await self._outbox.take(
+            until=until,
+            most=most,
+            per_receiver=per_receiver,
+            per_key=per_key,
+            busy=busy,
+            busy_keys=busy_keys,
+        )
 
     async def next_due(self) -> int | None:
         if self.unreadable:
@@ -51,6 +65,9 @@ class WatchedOutbox:
 
     async def attempts(self, id: str) -> list[Attempt]:
         return await self._outbox.attempts(id)
+
+    async def blank(self, before: int) -> int:
+        return await self._outbox.blank(before)
 
     async def prune(self, before: int) -> int:
         return await self._outbox.prune(before)

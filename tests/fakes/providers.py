@@ -29,10 +29,10 @@ class FakeStore:
         self.providers = list(providers)
         self.number = 0
 
-    def all(self) -> list[Provider]:
+    async def all(self) -> list[Provider]:
         return list(self.providers)
 
-    def revision(self) -> int:
+    async def revision(self) -> int:
         return self.number
 
     def put(self, *providers: Provider) -> None:
@@ -57,11 +57,20 @@ def provider(number: int, *models: str, **more: Any) -> Provider:
     )
 
 
+def refreshed(pool: ProviderPool) -> bool:
+    """What `refresh` answers; a FakeStore never makes it wait."""
+    try:
+        pool.refresh().send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("It waits.")
+
+
 def pool_on(store: FakeStore, clock: Clock | None = None, **more: Any) -> ProviderPool:
     """A pool that has read what this store holds."""
     fake: Any = store
     pool = ProviderPool(fake, clock=clock or StillClock(), **more)
-    pool.refresh()
+    refreshed(pool)
     return pool
 
 

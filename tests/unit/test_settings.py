@@ -61,7 +61,8 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
         ("OPENAI_BASE_URL", "http://", "URL"),
         ("OPENAI_BASE_URL", "http://host:99999", "URL"),
         ("WORKERS", "4", "PostgreSQL"),
-        ("DATABASE_URL", "postgresql://host/db", "SQLite"),
+        ("DATABASE_URL", "mysql://host/db", "postgresql://"),
+        ("WORKERS", "0", "from 1 to"),
         ("AUTH_SECRET", "short", "24 characters"),
     ],
 )

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -25,6 +25,9 @@ from aiserver.providers.local.weights import WEIGHTS, WeightStore
 from aiserver.providers.models import Catalogue
 from aiserver.providers.prices import Prices
 from aiserver.providers.store import Provider, ProviderStore
+
+if TYPE_CHECKING:
+    from aiserver.kit.postgres import Postgres
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 NETWORK = frozenset(
@@ -55,6 +58,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     settings: s.Settings
     folder: Path
     database: Database | None
+    postgres: "Postgres | None"
     database_problem: str
     store: ProviderStore
     key_problem: str
@@ -89,7 +93,7 @@ def data_folder(at: Installation) -> Finding:
         do = "Give the server's user write access, or choose another folder: APP_DATA or --data."
         return Finding(name, FAILED, f"{folder} cannot be written: {error.strerror}", do)
     kind = file_system(folder.resolve(), _mounts())
-    if kind in NETWORK:
+    if kind in NETWORK and at.settings.get(s.DATABASE_URL) is None:
         do = "Put APP_DATA on a local disk: SQLite loses data on network file systems."
         return Finding(name, FAILED, f"{folder} is on the network file system {kind}", do)
     free = shutil.disk_usage(folder).free
@@ -209,6 +213,8 @@ def overrides(at: Installation) -> Finding:
 
 
 def history(at: Installation) -> Finding:
+    if at.settings.get(s.DATABASE_URL) is not None:
+        return Finding("history", OK, "in PostgreSQL, beside the rest")
     files = [*at.folder.glob("history-*.db*"), *(at.folder / "history").glob("history-*.db*")]
     size = sum(file.stat().st_size for file in files)
     months = len([file for file in files if file.suffix == ".db"])
@@ -237,6 +243,8 @@ CHECKS: dict[str, Check] = {
     "history": history,
     "limits": limits,
 }
+# Of no use on PostgreSQL.
+OF_SQLITE = frozenset({"sqlite", "database"})
 
 
 def file_system(path: Path, mounts: str) -> str:

@@ -15,6 +15,7 @@ from aiserver.kit.crypto import EncryptionKeyError
 from aiserver.kit.db import StorageError
 from aiserver.kit.lock import AlreadyRunning
 from aiserver.kit.redact import Redactor
+from aiserver.kit.workers import NoWorkers
 from aiserver.settings import SettingError
 
 _out = Console(highlight=False, soft_wrap=True)
@@ -36,6 +37,7 @@ def reported() -> Generator[None]:
         CommandError,
         EncryptionKeyError,
         SettingError,
+        NoWorkers,
         StorageError,
     ) as error:
         _err.print(f"[red]Error:[/red] {_escaped(Redactor()(str(error)))}")

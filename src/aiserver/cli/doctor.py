@@ -1,28 +1,24 @@
 """ai-server doctor: tries everything that is configured; says what is wrong and how to mend it."""
 
 import asyncio
-import os
 import threading
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import typer
 from rich.console import Console
 
 from aiserver import settings as s
-from aiserver.cli.checks import CHECKS, FAILED, WARNING, Check, Finding, Installation
+from aiserver.cli import postgres_check
+from aiserver.cli.checks import CHECKS, FAILED, OF_SQLITE, WARNING, Check, Finding, Installation
 from aiserver.cli.console import say, show, table
+from aiserver.cli.installation import opened
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag, load
 from aiserver.cli.provider_checks import Asked, ProviderChecks
-from aiserver.kit.clock import SystemClock
-from aiserver.kit.crypto import KEY_BYTES, Cipher, EncryptionKeyError, KeyFile, parse_key
-from aiserver.kit.db import Database, StorageError
 from aiserver.kit.redact import Redactor
-from aiserver.providers.store import Provider, ProviderStore
 
 SECONDS = 10.0
 
@@ -55,72 +51,16 @@ def _findings(data: Path | None, config: Path | None) -> list[Finding]:
         value = settings.get(setting)
         if isinstance(value, s.Secret):
             redact.learn(value.reveal())
-    with opened(settings, redact) as at:
-        found = asyncio.run(examine(at, redact.learn))
+    found = asyncio.run(_examined(settings, redact))
     return [
         msgspec.structs.replace(finding, found=redact(finding.found), do=redact(finding.do))
         for finding in found
     ]
 
 
-@contextmanager
-def opened(settings: s.Settings, redact: Redactor) -> Generator[Installation]:
-    """The installation as it is: nothing is made, migrated or mended."""
-    folder = settings[s.APP_DATA]
-    with ExitStack() as stack:
-        database, database_problem = _database(folder)
-        if database is not None:
-            stack.callback(database.close)
-        cipher, key_problem = _cipher(settings, folder)
-        kept = database or _nothing_kept(stack)
-        store = ProviderStore(kept, cipher, SystemClock(), redact.learn)
-        yield Installation(
-            settings=settings,
-            folder=folder,
-            database=database,
-            database_problem=database_problem,
-            store=store,
-            key_problem=key_problem,
-            providers=_providers(store) if database is not None else (),
-        )
-
-
-def _database(folder: Path) -> tuple[Database | None, str]:
-    path = folder / "app.db"
-    try:
-        return (Database.open(path) if path.exists() else None), ""
-    except (OSError, StorageError) as error:
-        return None, str(error)
-
-
-def _nothing_kept(stack: ExitStack) -> Database:
-    """An empty database elsewhere: providers of the environment can be asked without one."""
-    folder = stack.enter_context(TemporaryDirectory())
-    database = Database.open(Path(folder) / "app.db")
-    stack.callback(database.close)
-    return database
-
-
-def _cipher(settings: s.Settings, folder: Path) -> tuple[Cipher, str]:
-    given, path = settings.get(s.ENCRYPTION_KEY), folder / "encryption.key"
-    problem = ""
-    try:
-        if given is not None:
-            return Cipher(parse_key(given.reveal())), ""
-        # Reading a file that is not there would make one, and hide that it was lost.
-        if path.is_file():
-            return Cipher(*KeyFile(path).keys()), ""
-    except (OSError, EncryptionKeyError, ValueError) as error:
-        problem = str(error)
-    return Cipher(os.urandom(KEY_BYTES)), problem
-
-
-def _providers(store: ProviderStore) -> tuple[Provider, ...]:
-    try:
-        return tuple(store.all())
-    except StorageError:
-        # A schema before its migration; the database's own row says so.
-        return ()
+async def _examined(settings: s.Settings, redact: Redactor) -> list[Finding]:
+    async with opened(settings, redact) as at:
+        return await examine(at, redact.learn)
 
 
 async def examine(
@@ -128,7 +68,14 @@ async def examine(
 ) -> list[Finding]:
     """Every check at once; one that crashes or takes longer than `seconds` is its own finding."""
     providers = ProviderChecks(at, learn)
-    asked: list[Asked] = [(name, partial(_apart, check, at)) for name, check in CHECKS.items()]
+    shared = at.settings.get(s.DATABASE_URL) is not None
+    asked: list[Asked] = [
+        (name, partial(_apart, check, at))
+        for name, check in CHECKS.items()
+        if not (shared and name in OF_SQLITE)
+    ]
+    if shared:
+        asked.append(("database", partial(postgres_check.database, at)))
     asked += providers.all()
     done = 0
     with Console(stderr=True).status("Checking ...") as status:

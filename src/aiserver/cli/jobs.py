@@ -29,11 +29,8 @@ from aiserver.cli.jobs_view import (
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag
 from aiserver.data import Data
 from aiserver.jobs.job import Job, State
-from aiserver.jobs.store import MOST_ROWS, DeliveryFilter, Filter
-from aiserver.jobs.store.sqlite import SqliteJobs
-from aiserver.jobs.store.sqlite_outbox import SqliteOutbox
+from aiserver.jobs.store import MOST_ROWS, DeliveryFilter, Filter, JobStore
 from aiserver.jobs.worker import HEARTBEAT_SECONDS
-from aiserver.kit.clock import SystemClock
 
 commands = typer.Typer(help="Queued calls: see, follow, cancel, try again.", no_args_is_help=True)
 
@@ -57,8 +54,8 @@ def list_jobs(
 ) -> None:
     """Lists jobs, the newest first, those of the archive too."""
 
-    async def rows(opened: Data, store: SqliteJobs) -> tuple[list[dict[str, Any]], int]:
-        names = names_of(opened)
+    async def rows(opened: Data, store: JobStore) -> tuple[list[dict[str, Any]], int]:
+        names = await names_of(opened)
         wanted = Filter(states=states_named(state), key_id=key_named(names, key), take=limit)
         found, total = await store.summaries(wanted)
         return [listed(job, names) for job in found], total
@@ -87,12 +84,12 @@ def show_job(
 ) -> None:
     """Shows all that is known of one job, and of its callbacks."""
 
-    async def members(opened: Data, store: SqliteJobs) -> tuple[Job, dict[str, Any]]:
+    async def members(opened: Data, store: JobStore) -> tuple[Job, dict[str, Any]]:
         found = await find_named(store, job)
         wanted = DeliveryFilter(job_id=found.id)
-        sent, _ = await SqliteOutbox(opened.database, SystemClock()).deliveries(wanted)
+        sent, _ = await opened.engine.outbox().deliveries(wanted)
         position = await store.position(found.id)
-        return found, full(found, names_of(opened), position=position, callbacks=sent)
+        return found, full(found, await names_of(opened), position=position, callbacks=sent)
 
     with reported():
         found, row = with_jobs(data, config, members)
@@ -113,7 +110,7 @@ def follow(
 ) -> None:
     """Tells of every change of a job until it ends; exits with 1 unless it completes."""
 
-    async def until_ended(_: Data, store: SqliteJobs) -> Job:
+    async def until_ended(_: Data, store: JobStore) -> Job:
         return await follow_job(store, (await find_named(store, job)).id, as_json=as_json)
 
     with reported():
@@ -171,8 +168,8 @@ def requeue(
 def stats(data: DataFlag = None, config: FileFlag = None, as_json: JsonFlag = False) -> None:
     """Counts what waits, what runs, and what ended in the last 24 hours."""
 
-    async def counted(opened: Data, store: SqliteJobs) -> dict[str, Any]:
-        return await stats_of(store, names_of(opened))
+    async def counted(opened: Data, store: JobStore) -> dict[str, Any]:
+        return await stats_of(store, await names_of(opened))
 
     with reported():
         found = with_jobs(data, config, counted)

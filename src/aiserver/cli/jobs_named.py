@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from aiserver import settings as s
 from aiserver.cli.console import CommandError
 from aiserver.cli.options import load
 from aiserver.cli.session import with_data
@@ -12,9 +11,7 @@ from aiserver.data import Data
 from aiserver.jobs.callbacks import Callbacks
 from aiserver.jobs.job import LARGEST_ID, Job, State
 from aiserver.jobs.reply_to import ReplyAddresses
-from aiserver.jobs.store import MOST_ROWS, CancelOutcome, Filter
-from aiserver.jobs.store.sqlite import SqliteJobs
-from aiserver.kit.clock import SystemClock
+from aiserver.jobs.store import MOST_ROWS, CancelOutcome, Filter, JobStore
 from aiserver.kit.outbound import Outbound
 from aiserver.work.terms import terms_of
 
@@ -24,7 +21,7 @@ _LONGEST_ID = len(str(LARGEST_ID))
 
 
 def with_jobs(
-    data: Path | None, file: Path | None, work: Callable[[Data, SqliteJobs], Awaitable[T]]
+    data: Path | None, file: Path | None, work: Callable[[Data, JobStore], Awaitable[T]]
 ) -> T:
     """Runs `work` on the jobs, also while a server works on them."""
     settings = load(data, file)
@@ -32,14 +29,9 @@ def with_jobs(
     addresses = ReplyAddresses(Outbound(terms.guard), own=terms.own)
 
     async def run(opened: Data) -> T:
-        store = await SqliteJobs.open(
-            opened.database,
-            SystemClock(),
-            settings[s.APP_DATA] / "jobs",
-            bounds=terms.bounds,
-            announce=Callbacks(addresses).of,
-        )
+        store = opened.engine.jobs(terms.bounds, Callbacks(addresses).of)
         try:
+            await store.begin()
             return await work(opened, store)
         finally:
             await store.close()
@@ -48,7 +40,7 @@ def with_jobs(
 
 
 async def cancel_named(
-    store: SqliteJobs, words: Iterable[str]
+    store: JobStore, words: Iterable[str]
 ) -> tuple[list[int], list[int], dict[str, str]]:
     """The jobs that are cancelled, those that were told to stop, and why others are not."""
     ids, errors = await _ids(store, words)
@@ -62,7 +54,7 @@ async def cancel_named(
     return by[CancelOutcome.CANCELLED], by[CancelOutcome.ASKED], errors
 
 
-async def requeue_named(store: SqliteJobs, words: list[str]) -> tuple[list[int], dict[str, str]]:
+async def requeue_named(store: JobStore, words: list[str]) -> tuple[list[int], dict[str, str]]:
     """All that failed where there are no words."""
     ids, errors = await _ids(store, words) if words else (await _failed(store), {})
     done: list[int] = []
@@ -73,7 +65,7 @@ async def requeue_named(store: SqliteJobs, words: list[str]) -> tuple[list[int],
     return done, errors
 
 
-async def _failed(store: SqliteJobs) -> list[int]:
+async def _failed(store: JobStore) -> list[int]:
     """All are found before one is queued: it may fail again meanwhile."""
     ids: list[int] = []
     total = 1
@@ -86,7 +78,7 @@ async def _failed(store: SqliteJobs) -> list[int]:
     return ids
 
 
-async def find_named(store: SqliteJobs, word: str) -> Job:
+async def find_named(store: JobStore, word: str) -> Job:
     ids, errors = await _ids(store, [word])
     job = await store.find(id=ids[0]) if ids else None
     if job is None:
@@ -95,7 +87,7 @@ async def find_named(store: SqliteJobs, word: str) -> Job:
     return job
 
 
-async def _ids(store: SqliteJobs, words: Iterable[str]) -> tuple[list[int], dict[str, str]]:
+async def _ids(store: JobStore, words: Iterable[str]) -> tuple[list[int], dict[str, str]]:
     """What the words name, each once, and why some name nothing."""
     ids: list[int] = []
     errors: dict[str, str] = {}
@@ -111,7 +103,7 @@ async def _ids(store: SqliteJobs, words: Iterable[str]) -> tuple[list[int], dict
     return list(dict.fromkeys(ids)), errors
 
 
-async def _named(store: SqliteJobs, word: str) -> list[int]:
+async def _named(store: JobStore, word: str) -> list[int]:
     if _is_id(word):
         found, _ = await store.summaries(Filter(ids=[int(word)]))
         if found:
@@ -128,8 +120,8 @@ def _rounds(ids: list[int]) -> Iterable[list[int]]:
     return (ids[at : at + MOST_ROWS] for at in range(0, len(ids), MOST_ROWS))
 
 
-def names_of(opened: Data) -> dict[int, str]:
-    return {_ADMIN_KEY: "admin", **{key.id: key.name for key in opened.keys.all()}}
+async def names_of(opened: Data) -> dict[int, str]:
+    return {_ADMIN_KEY: "admin", **{key.id: key.name for key in await opened.keys.all()}}
 
 
 def key_named(names: dict[int, str], sought: str | None) -> int | None:

@@ -147,8 +147,9 @@ def delete(
     """Deletes a key for good."""
 
     async def remove(opened: Data) -> ApiKey:
-        found = _find(opened, key)
+        found = await _find(opened, key)
         await opened.keys.delete(found.id)
+        await opened.callback_secrets.forget(found.id)
         return found
 
     with reported():
@@ -164,7 +165,7 @@ def rotate(
     text = new_key()
 
     async def replace(opened: Data) -> ApiKey:
-        found = _find(opened, key)
+        found = await _find(opened, key)
         await opened.keys.rotate(found.id, text)
         return found
 
@@ -217,17 +218,17 @@ def rotate_encryption(
 
 
 async def _all(opened: Data) -> list[ApiKey]:
-    return opened.keys.all()
+    return await opened.keys.all()
 
 
 async def _change(opened: Data, sought: str, changes: dict[str, Any]) -> ApiKey:
-    found = _find(opened, sought)
+    found = await _find(opened, sought)
     await opened.keys.update(found.id, changes)
     return found
 
 
-def _find(opened: Data, sought: str) -> ApiKey:
-    keys = opened.keys.all()
+async def _find(opened: Data, sought: str) -> ApiKey:
+    keys = await opened.keys.all()
     found = [k for k in keys if sought in (str(k.id), k.name)]
     found = found or [k for k in keys if len(sought) >= 3 and k.visible.endswith(sought[-3:])]
     if len(found) == 1:

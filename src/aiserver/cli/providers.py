@@ -10,9 +10,9 @@ import msgspec
 import typer
 
 from aiserver import settings as s
-from aiserver.cli.checks import FAILED, Installation
+from aiserver.cli.checks import FAILED
 from aiserver.cli.console import CommandError, note, reported, say, show, table
-from aiserver.cli.doctor import opened
+from aiserver.cli.installation import opened
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag, load
 from aiserver.cli.provider_trial import Trial, Tried
 from aiserver.cli.session import with_data
@@ -60,7 +60,7 @@ def list_providers(
     """Lists the providers, never their keys."""
 
     async def rows(opened: Data) -> list[dict[str, Any]]:
-        return [_row(provider) for provider in opened.providers.all()]
+        return [_row(provider) for provider in await opened.providers.all()]
 
     with reported():
         found = with_data(data, config, rows)
@@ -182,7 +182,7 @@ def remove(
     """Removes a provider."""
 
     async def delete(opened: Data) -> Provider:
-        provider = _find(opened, name)
+        provider = await _find(opened, name)
         if provider.source != ADMIN:
             raise CommandError(f"{name} comes from the settings; unset its variable or disable it.")
         await opened.providers.delete(provider.id)
@@ -208,11 +208,7 @@ def try_out(
         for setting in s.SETTINGS:
             if isinstance(value := settings.get(setting), s.Secret):
                 redact.learn(value.reveal())
-        with opened(settings, redact) as at:
-            provider = _found(list(at.providers), name)
-            if chat is not None:
-                note(f"One tiny chat with {chat} goes to {provider.name}, which may bill it.")
-            tried = asyncio.run(_tried(at, provider, chat, redact))
+        tried = asyncio.run(_tried(settings, name, chat, redact))
     if as_json:
         show(tried)
     else:
@@ -221,12 +217,16 @@ def try_out(
         raise typer.Exit(1)
 
 
-async def _tried(at: Installation, provider: Provider, chat: str | None, redact: Redactor) -> Tried:
-    trial = Trial(at, provider, redact.learn)
-    try:
-        tried = await trial.run(chat)
-    finally:
-        await trial.close()
+async def _tried(settings: s.Settings, name: str, chat: str | None, redact: Redactor) -> Tried:
+    async with opened(settings, redact) as at:
+        provider = _found(list(at.providers), name)
+        if chat is not None:
+            note(f"One tiny chat with {chat} goes to {provider.name}, which may bill it.")
+        trial = Trial(at, provider, redact.learn)
+        try:
+            tried = await trial.run(chat)
+        finally:
+            await trial.close()
     tried.found, tried.do = redact(tried.found), redact(tried.do)
     return tried
 
@@ -245,7 +245,7 @@ def _say_tried(tried: Tried) -> None:
 
 def _changer(name: str, change: Callable[[Provider], dict[str, Any]]) -> Any:
     async def run(opened: Data) -> Provider:
-        provider = _find(opened, name)
+        provider = await _find(opened, name)
         members = change(provider)
         if provider.source != ADMIN:
             refuse_identity(provider, members)
@@ -258,8 +258,8 @@ def _changer(name: str, change: Callable[[Provider], dict[str, Any]]) -> Any:
     return run
 
 
-def _find(opened: Data, name: str) -> Provider:
-    return _found(opened.providers.all(), name)
+async def _find(opened: Data, name: str) -> Provider:
+    return _found(await opened.providers.all(), name)
 
 
 def _found(providers: list[Provider], name: str) -> Provider:

@@ -19,6 +19,7 @@ from aiserver.kit import log
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.lock import exclusive
 from aiserver.kit.redact import Redactor
+from aiserver.kit.workers import Workers
 from aiserver.providers.local.weights import WEIGHTS, WeightUnavailable
 
 HELP = "Starts the server.\n\nSettings, as flags, environment variables or in ai-server.toml:\n\n"
@@ -61,25 +62,55 @@ def run(
     redact = redactor_for(settings)
     log.configure(level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact)
     with exclusive(data_folder(settings) / "server.lock"):
-        uvloop.run(_started(settings, redact, sockets, announce))
+        made = uvloop.run(_prepared(settings, redact))
+        if settings[s.WORKERS] == 1:
+            uvloop.run(_serving(settings, redact, sockets, lambda: announce(made)))
+            return
+        workers = Workers(
+            settings[s.WORKERS],
+            work,
+            (settings, sockets),
+            grace=settings[s.SHUTDOWN_GRACE],
+        )
+        workers.run(lambda: announce(made))
 
 
-async def _started(
+def work(
+    number: int, ready: Callable[[], None], settings: s.Settings, sockets: list[socket.socket]
+) -> None:
+    """One of several processes of a server."""
+    redact = redactor_for(settings)
+    log.configure(
+        level=settings[s.LOG_LEVEL], form=settings[s.LOG_FORMAT], redact=redact, worker=number
+    )
+    with reported():
+        uvloop.run(_serving(settings, redact, sockets, ready, worker=number))
+
+
+async def _prepared(settings: s.Settings, redact: Redactor) -> str | None:
+    """Migrates the database before anything listens; the admin secret if one was made."""
+    data = await open_data(settings, SystemClock(), redact, lean=True)
+    try:
+        return None if settings.get(s.AUTH_SECRET) else await data.secret.create()
+    finally:
+        await data.close()
+
+
+async def _serving(
     settings: s.Settings,
     redact: Redactor,
     sockets: list[socket.socket],
-    announce: Callable[[str | None], None],
+    ready: Callable[[], None],
+    *,
+    worker: int = 1,
 ) -> None:
     clock = SystemClock()
-    data = open_data(settings, clock, redact, lean=True)
+    data = await open_data(settings, clock, redact, lean=True, worker=worker)
     try:
-        made = None
-        if settings.get(s.AUTH_SECRET) is None and data.secret.stored() is None:
-            made = await data.secret.replace()
         app = App(settings, data, redact, clock)
-        await app.run(sockets, lambda: announce(made))
+        await app.run(sockets, ready)
     finally:
-        data.close()
+        await data.close()
 
 
 def _pull(settings: s.Settings) -> None:

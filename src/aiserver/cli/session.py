@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 def with_data(data: Path | None, file: Path | None, work: Callable[[Data], Awaitable[T]]) -> T:
     """Runs `work` on the data. A running server sees what it wrote within a second."""
-    opened = open_data(load(data, file), SystemClock(), Redactor())
 
     async def run() -> T:
-        return await work(opened)
+        opened = await open_data(load(data, file), SystemClock(), Redactor())
+        try:
+            return await work(opened)
+        finally:
+            await opened.close()
 
-    try:
-        return asyncio.run(run())
-    finally:
-        opened.close()
+    return asyncio.run(run())

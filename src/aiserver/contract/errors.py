@@ -11,6 +11,7 @@ ApiError
 ├─ RequestTimeout 408
 ├─ Conflict 409
 ├─ Gone 410
+├─ JobFailed (the job's own status)
 ├─ BodyTooLarge 413
 ├─ UnsupportedMedia 415
 ├─ TooBusy 429

@@ -141,7 +141,7 @@ class StreamForm(Enum):
 
 
 class EventStream(msgspec.Struct, frozen=True):
-    """An answer that comes in pieces, each holding whole events of `form`.
+    """An answer that comes in pieces, each holding whole events of `form`; `headers` of its own.
 
     `close` frees what the stream holds and is called once, however the stream ends.
     """
@@ -149,6 +149,7 @@ class EventStream(msgspec.Struct, frozen=True):
     events: AsyncGenerator[bytes]
     close: Callable[[], None]
     form: StreamForm = StreamForm.SSE
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 Answer = msgspec.Struct | JsonBytes | Content | EventStream | None

@@ -10,17 +10,30 @@ from aiserver.contract.spelling import fold
 
 
 class Upload(Protocol):
-    """A file that waits on disk until the call ends."""
+    """A file that waits on disk until the call, or its job, ends."""
 
     @property
-    def filename(self) -> str | None: ...
+    def filename(self) -> str | None:
+        """As it was sent: data, never a path."""
+        ...
+
+    @property
+    def content_type(self) -> str | None:
+        """As it was sent."""
+        ...
 
     @property
     def size(self) -> int | None:
         """Bytes."""
         ...
 
-    async def read(self, size: int = -1) -> bytes: ...
+    async def read(self, size: int = -1) -> bytes:
+        """At most so many bytes, all that are left without a size; empty at the end."""
+        ...
+
+    async def seek(self, offset: int) -> None:
+        """Goes on reading so many bytes from the start."""
+        ...
 
 
 File = TypeVar("File", bound=Upload)

@@ -16,9 +16,11 @@ from aiserver.contract.errors import (
     BodyTooLarge,
     InvalidRequest,
     MalformedBody,
+    StorageUnavailable,
     Unavailable,
     UnsupportedMedia,
 )
+from aiserver.kit import log
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -26,6 +28,7 @@ _FORM = "application/x-www-form-urlencoded"
 _MOST_FIELDS = 1000
 _EXTENDED_NAME = re.compile(rb"filename\*=([\w-]+)'[^']*'([^;\s]+)", re.IGNORECASE)
 _MOST_FILES = 32
+_log = log.get("doors")
 
 
 class ClientGone(Exception):
@@ -114,6 +117,8 @@ class BodyReader:
             raise MalformedBody(f"The form cannot be read: {error.message}") from None
         except (KeyError, ValueError) as error:
             raise MalformedBody("The form has no boundary or a broken part.") from error
+        except OSError as error:
+            raise _no_room(error) from error
         body = Body()
         try:
             for name, value in form.multi_items():
@@ -200,6 +205,16 @@ def _refuse_announced(headers: Headers, limit: int, setting: str) -> None:
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit, setting)
+
+
+def _no_room(error: OSError) -> StorageUnavailable:
+    _log.error("upload_not_taken", problem=str(error))
+    return StorageUnavailable(
+        "The server cannot write uploads to its temporary folder, which may be full; nothing was "
+        "kept of this call. Try again later, or ask your administrator to make room.",
+        reason="storage_full",
+        retry_after=60,
+    )
 
 
 def _too_large(limit: int, setting: str) -> BodyTooLarge:

@@ -11,7 +11,8 @@ _PREFLIGHT: Pairs = [
     (b"Access-Control-Allow-Methods", b"GET, POST, PUT, DELETE, PATCH, OPTIONS, HEAD"),
     (
         b"Access-Control-Allow-Headers",
-        b"Content-Type, Authorization, X-Api-Key, X-Request-Id, Idempotency-Key, Prefer",
+        b"Content-Type, Authorization, X-Api-Key, X-Request-Id, Idempotency-Key, Prefer, "
+        b"Job-Deadline, Job-Run-After, Job-Priority",
     ),
     (b"Access-Control-Max-Age", b"600"),
 ]

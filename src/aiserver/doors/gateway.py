@@ -17,7 +17,7 @@ from aiserver.contract.errors import (
     Unauthenticated,
     Unavailable,
 )
-from aiserver.contract.operation import Access, Answer, EventStream, JsonBytes
+from aiserver.contract.operation import Access, Answer, EventStream, JsonBytes, Operation
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.dispatch import Dispatch
@@ -147,7 +147,7 @@ class Gateway:
             method=scope["method"],
             path=scope["path"],
             trace=trace,
-            manner=manner_of(headers.get("prefer"), headers.get("idempotency-key")),
+            manner=_manner(found.operation, headers),
         )
         arriving = _body_of(scope["method"], receive)
         takes_files = bool(found.operation.files)
@@ -194,8 +194,6 @@ class Gateway:
             for name in value.split(",")
         )
         operation = asked.found.operation
-        manner = asked.manner
-        deferred = manner is not None and manner.asked and operation.queued is not None
         trace = asked.trace or self._dispatch.begin(
             operation,
             caller,
@@ -214,7 +212,7 @@ class Gateway:
                 reset=reset,
                 session=asked.session,
                 files=body.files,
-                handler=self._deferred.handler(manner) if deferred and manner else None,
+                handler=asked.manner and self._deferred.handler_of(operation, asked.manner),
             )
         finally:
             reply.timed(trace)
@@ -266,6 +264,19 @@ def credentials_of(headers: Headers) -> Credentials:
         api_key=headers.get("x-api-key") or None,
         auth_secret=headers.get("authsecret") or None,
         session=session_of(headers),
+    )
+
+
+def _manner(operation: Operation, headers: Headers) -> Manner | None:
+    """None for what can be no job."""
+    if operation.queued is None and operation.twin_of is None:
+        return None
+    return manner_of(
+        headers.get("prefer"),
+        headers.get("idempotency-key"),
+        deadline=headers.get("job-deadline"),
+        run_after=headers.get("job-run-after"),
+        priority=headers.get("job-priority"),
     )
 
 

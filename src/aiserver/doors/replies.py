@@ -118,7 +118,8 @@ async def _send_events(
 
 
 async def _pump(send: Send, stream: EventStream, headers: Pairs, fail: Fail) -> None:
-    about = [(b"Content-Type", stream.form.value.encode()), *_UNBUFFERED, *headers]
+    kind = (b"Content-Type", stream.form.value.encode())
+    about = [kind, *_UNBUFFERED, *stream.headers, *headers]
     await send({"type": "http.response.start", "status": 200, "headers": about})
     try:
         async with aclosing(stream.events) as events:

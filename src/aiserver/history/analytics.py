@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from aiserver.history.archive import month_of
-from aiserver.history.reader import Shelf
+from aiserver.history.archive import Shelf, month_of
+from aiserver.history.logs import total_of
 from aiserver.kit.ids import began_ms, first_of
 
 _HOUR_MS = 3_600_000
@@ -13,8 +13,9 @@ _END_OF_TIME = 2**62
 
 # Calls that no provider was asked for stand under the provider "".
 _SUMMARY = """
-SELECT provider, model, sum(calls), sum(prompt_tokens), sum(completion_tokens),
-  sum(duration_ms), sum(counted_ms)
+SELECT provider, model, CAST(sum(calls) AS bigint), CAST(sum(prompt_tokens) AS bigint),
+  CAST(sum(completion_tokens) AS bigint), CAST(sum(duration_ms) AS bigint),
+  CAST(sum(counted_ms) AS bigint)
 FROM hours WHERE hour >= ? AND hour < ? AND provider <> '' GROUP BY provider, model
 """
 
@@ -47,11 +48,11 @@ def summary(shelf: Shelf, *, since: datetime | None, until: datetime | None) -> 
     first, last = _bounds(since, until)
     found = Summary({}, {}, {})
     for month in _between(shelf.months(), first, last):
-        connection = shelf.open(month)
-        if connection is None:
+        opened = shelf.open(month)
+        if opened is None:
             continue
         hours = (first // _HOUR_MS, -(-last // _HOUR_MS))
-        for provider, model, *figures in connection.execute(_SUMMARY, hours):
+        for provider, model, *figures in opened.rows(_SUMMARY, hours):
             sums = Sums(*figures)
             for group, name in zip(found, (provider, model, month), strict=True):
                 group[name] = group.get(name, Sums()) + sums
@@ -59,14 +60,9 @@ def summary(shelf: Shelf, *, since: datetime | None, until: datetime | None) -> 
 
 
 def total_calls(shelf: Shelf) -> int:
-    """Every call in all files that can be read."""
-    total = 0
-    for month in shelf.months():
-        connection = shelf.open(month)
-        if connection is not None:
-            [(calls,)] = connection.execute("SELECT ifnull(sum(calls), 0) FROM runs")
-            total += calls
-    return total
+    """Every call in all months that can be read."""
+    opened = map(shelf.open, shelf.months())
+    return sum(total_of(month) for month in opened if month is not None)
 
 
 def _bounds(since: datetime | None, until: datetime | None) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from aiserver.contract.errors import Gone
 from aiserver.contract.operation import Call, Handler
 from aiserver.contract.responses import QueryResponse
 from aiserver.history.analytics import Sums, summary, total_calls
+from aiserver.history.archive import Shelf
 from aiserver.history.logs import LogTable, entry_of
 from aiserver.history.operations import (
     AdminData,
@@ -23,7 +24,6 @@ from aiserver.history.operations import (
     RequestLogsResponse,
     SummaryStats,
 )
-from aiserver.history.reader import Shelf
 from aiserver.history.search import find, search_of
 from aiserver.history.store import History
 from aiserver.kit.clock import Clock
@@ -84,10 +84,10 @@ class HistoryHandlers:
         month = _month(request.month or self._clock.now())
 
         def page(shelf: Shelf) -> QueryResponse[RequestLog]:
-            connection = shelf.open(month)
-            if connection is None:
+            opened = shelf.open(month)
+            if opened is None:
                 return QueryResponse(results=[])
-            return self._table.page(connection, request, call.pairs)
+            return self._table.page(opened, request, call.pairs)
 
         return await self._reader.run(page)
 

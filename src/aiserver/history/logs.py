@@ -9,33 +9,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aiserver.contract.autoquery import Pairs, Query, asks_total, language_of, page_of
-from aiserver.contract.conditions import Clause
+from aiserver.contract.conditions import Clause, Column
 from aiserver.contract.responses import QueryResponse, ResponseStatus
+from aiserver.history.archive import Month
+from aiserver.history.dialect import Dialect
 from aiserver.history.operations import RequestLog, RequestLogEntry
 from aiserver.history.rows import COLUMNS, Detail
-from aiserver.kit.db import Raw, Row
+from aiserver.kit.db import Row
 from aiserver.kit.ids import moment_of
 from aiserver.kit.money import dollars
 
-# How SQL says what a member of RequestLog is; what is never kept is NULL.
-_MEMBERS = {
-    "id": "id",
-    "trace_id": "detail ->> 'request_id'",
-    "operation_name": "operation",
-    "date_time": "strftime('%Y-%m-%dT%H:%M:%f', at / 1000.0, 'unixepoch') || '000+00:00'",
-    "status_code": "status",
-    "status_description": "error",
-    "http_method": "detail ->> 'method'",
-    "path_info": "detail ->> 'path'",
-    "request": "operation",
-    "request_body": "(SELECT CAST(prompt AS TEXT) FROM contents WHERE call_id = calls.id)",
-    "user_auth_id": "CAST(key_id AS TEXT)",
-    "ip_address": "detail ->> 'address'",
-    "response_body": "(SELECT CAST(answer AS TEXT) FROM contents WHERE call_id = calls.id)",
-    "error": "iif(error IS NULL, NULL, json_object('errorCode', error))",
-    "request_duration": "duration_ms / 1000.0",
-    "meta": "detail",
-}
 _FOUND = (
     f"SELECT {', '.join(f'calls.{name}' for name in COLUMNS)}, prompt, answer "
     "FROM calls LEFT JOIN contents ON call_id = calls.id WHERE calls.id IN "
@@ -47,60 +30,82 @@ class Found(NamedTuple):
 
     columns: dict[str, Any]
     detail: Detail
-    prompt: bytes | None
-    answer: bytes | None
+    prompt: str | None
+    answer: str | None
 
 
 class LogTable:
-    """Answers queries over a month's file in the language of queries over rows in memory."""
+    """Answers queries over a month in the language of queries over rows in memory."""
 
     def __init__(self) -> None:
         self._language = language_of(RequestLog)
-        columns = self._language.columns
-        members = (f"{_MEMBERS.get(c.member, 'NULL')} AS {c.sql}" for c in columns)
-        self._held = f"(SELECT id AS place, {', '.join(members)} FROM calls)"
-        self._moment = next(column.sql for column in columns if column.member == "date_time")
+        columns = {column.member: column.sql for column in self._language.columns}
+        self._times = (columns["id"], columns["date_time"])
 
-    def select(self, request: Query, conditions: Pairs) -> Clause:
+    def select(self, dialect: Dialect, request: Query, conditions: Pairs) -> Clause:
         """The numbers of the calls that fit, in their order, as one column."""
-        found = self._language.select(request, conditions, held=self._held)
-        return Clause(f"{found.sql} ORDER BY {self._sorted(request)}", found.values)
+        found, held = self._found(dialect, request, conditions), dialect.held(self._columns)
+        order = self._sorted(request)
+        if order.startswith("place ") or not _is_distinct(request):
+            return Clause(f"{found.sql} ORDER BY {order}", found.values)
+        # Of a group only its first call can say where it stands.
+        sql = f"SELECT place FROM {held} WHERE place IN ({found.sql}) ORDER BY {order}"
+        return Clause(sql, found.values)
 
-    def page(self, connection: Raw, request: Query, conditions: Pairs) -> QueryResponse[RequestLog]:
-        """Raises InvalidRequest or DriverError."""
-        found = self.select(request, conditions)
+    def page(self, month: Month, request: Query, conditions: Pairs) -> QueryResponse[RequestLog]:
+        """Raises InvalidRequest, StorageError or DriverError."""
+        found = self.select(month.dialect, request, conditions)
         skip, take = page_of(request)
-        places = connection.execute(f"{found.sql} LIMIT ? OFFSET ?", [*found.values, take, skip])
-        rows = [log_of(call) for call in calls_of(connection, [place for (place,) in places])]
-        total = self._total(connection, request, found) if asks_total(request) else 0
+        places = month.rows(f"{found.sql} LIMIT ? OFFSET ?", [*found.values, take, skip])
+        rows = [log_of(call) for call in calls_of(month, [place for (place,) in places])]
+        total = self._total(month, request, conditions) if asks_total(request) else 0
         return QueryResponse(
             offset=skip, total=total, results=self._language.answered(request, rows)
         )
 
-    def _total(self, connection: Raw, request: Query, found: Clause) -> int:
-        if not found.values and not request.fields and " WHERE TRUE " in found.sql:
-            return total_of(connection)
-        [(total,)] = connection.execute(f"SELECT count(*) FROM ({found.sql})", found.values)
+    @property
+    def _columns(self) -> Sequence[Column]:
+        return self._language.columns
+
+    def _found(self, dialect: Dialect, request: Query, conditions: Pairs) -> Clause:
+        held = dialect.held(self._columns)
+        found = self._language.select(request, conditions, held=held)
+        return Clause(dialect.matched(found.sql, self._columns), found.values)
+
+    def _total(self, month: Month, request: Query, conditions: Pairs) -> int:
+        found = self._found(month.dialect, request, conditions)
+        if not found.values and not request.fields and found.sql.endswith(" WHERE TRUE"):
+            return total_of(month)
+        [(total,)] = month.rows(f"SELECT count(*) FROM ({found.sql}) AS found", found.values)
         return total
 
     def _sorted(self, request: Query) -> str:
         if not request.order_by and not request.order_by_desc:
             return "place DESC"
-        # Numbers grow with time, and only they are in order in the file.
-        return self._language.order(request).replace(f"{self._moment} ", "place ")
+        terms = self._language.order(request).split(", ")
+        return ", ".join(map(self._term, terms))
+
+    def _term(self, term: str) -> str:
+        column, _, way = term.partition(" ")
+        if not way:
+            return term
+        # Numbers grow with time, and only they are in order in the archive.
+        if column in self._times:
+            return f"place {way}"
+        return f"{term} NULLS {'FIRST' if way == 'ASC' else 'LAST'}"
 
 
-def total_of(connection: Raw) -> int:
-    """All calls of the file, without looking through it."""
-    [(total,)] = connection.execute("SELECT ifnull(sum(calls), 0) FROM runs")
+def total_of(month: Month) -> int:
+    """All calls of the month, without looking through it."""
+    [(total,)] = month.rows("SELECT CAST(coalesce(sum(calls), 0) AS bigint) FROM runs")
     return total
 
 
-def calls_of(connection: Raw, ids: Sequence[int]) -> list[Found]:
+def calls_of(month: Month, ids: Sequence[int]) -> list[Found]:
     """In the order of their numbers as given."""
     if not ids:
         return []
-    rows = connection.execute(f"{_FOUND} ({', '.join('?' * len(ids))})", list(ids)).fetchall()
+    rows = month.rows(f"{_FOUND} ({', '.join('?' * len(ids))})", ids)
     found = {row[0]: _found(row) for row in rows}
     return [found[id] for id in ids if id in found]
 
@@ -117,10 +122,10 @@ def log_of(call: Found) -> RequestLog:
         http_method=detail.method,
         path_info=detail.path,
         request=columns["operation"],
-        request_body=_readable(call.prompt),
+        request_body=call.prompt,
         user_auth_id=_text(columns["key_id"]),
         ip_address=detail.address,
-        response_body=_readable(call.answer),
+        response_body=call.answer,
         error=_problem(call),
         request_duration=timedelta(milliseconds=columns["duration_ms"]),
         meta=_facts(call),
@@ -139,10 +144,10 @@ def entry_of(call: Found) -> RequestLogEntry:
         status_description=columns["error"],
         http_method=detail.method,
         path_info=detail.path,
-        request_body=_readable(call.prompt),
+        request_body=call.prompt,
         user_auth_id=_text(columns["key_id"]),
         ip_address=detail.address,
-        response_dto=_readable(call.answer),
+        response_dto=call.answer,
         error_response=_problem(call),
         request_duration=msgspec.to_builtins(duration),
         meta=_facts(call),
@@ -152,7 +157,7 @@ def entry_of(call: Found) -> RequestLogEntry:
 def _found(row: Row) -> Found:
     columns = dict(zip(COLUMNS, row, strict=False))
     detail = msgspec.json.decode(columns.pop("detail"), type=Detail)
-    return Found(columns, detail, row[-2], row[-1])
+    return Found(columns, detail, _readable(row[-2]), _readable(row[-1]))
 
 
 def _problem(call: Found) -> ResponseStatus | None:
@@ -192,6 +197,10 @@ def _text(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _readable(content: bytes | None) -> str | None:
+def _readable(content: bytes | str | None) -> str | None:
     # It may be cut in the middle of a character.
-    return None if content is None else content.decode(errors="replace")
+    return content.decode(errors="replace") if isinstance(content, bytes) else content
+
+
+def _is_distinct(request: Query) -> bool:
+    return (request.fields or "").strip().lower().startswith("distinct")

@@ -15,7 +15,7 @@ from aiserver.history.rows import (
     PROVIDER,
     STATUS,
 )
-from aiserver.kit.db import Raw, Row, in_blocks
+from aiserver.kit.db import Row
 
 NOBODY = -1
 
@@ -27,13 +27,12 @@ SUMS = (
     *("calls", "failed", "duration_ms", "counted", "counted_ms"),
     *("prompt_tokens", "completion_tokens", "cost", "unpriced", "lost"),
 )
-_UPSERT = "ON CONFLICT DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in SUMS)
 
 _Group = TypeVar("_Group")
 
 
 class Tally:
-    """Adds rows up in memory; `write` adds the sums to those of the file."""
+    """Adds rows up in memory."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, str, str, int], list[int]] = {}
@@ -65,21 +64,16 @@ class Tally:
                 total[7] += cost
             total[9] += row[LOST]
 
-    def write(self, connection: Raw) -> None:
+    def groups(self) -> tuple[list[Row], list[Row]]:
+        """Rows by (hour, model, provider) and by (day, key, model), each followed by SUMS."""
         hours: dict[tuple[int, str, str], list[int]] = {}
         days: dict[tuple[int, int, str], list[int]] = {}
         for (hour, model, provider, key), sums in self._sums.items():
             _fold(hours, (hour, model, provider), sums)
             _fold(days, (hour // _HOURS_A_DAY, key, model), sums)
-        _add(connection, "INSERT INTO hours", [(*key, *sums) for key, sums in hours.items()])
-        _add(connection, "INSERT INTO days", [(*key, *sums) for key, sums in days.items()])
+        return [(*k, *sums) for k, sums in hours.items()], [(*k, *sums) for k, sums in days.items()]
 
 
 def _fold(into: dict[_Group, list[int]], group: _Group, sums: list[int]) -> None:
     found = into.get(group)
     into[group] = sums if found is None else [a + b for a, b in zip(found, sums, strict=True)]
-
-
-def _add(connection: Raw, insert: str, rows: list[Row]) -> None:
-    for sql, values in in_blocks(insert, rows, tail=_UPSERT):
-        connection.execute(sql, values)

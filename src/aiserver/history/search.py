@@ -12,10 +12,9 @@ from aiserver.contract.autoquery import MOST_ROWS
 from aiserver.contract.conditions import Clause, stored, together
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.scalars import read_duration
+from aiserver.history.archive import Month, Shelf
 from aiserver.history.logs import Found, calls_of, total_of
 from aiserver.history.operations import RequestLogs
-from aiserver.history.reader import Shelf
-from aiserver.kit.db import Raw
 from aiserver.kit.ids import first_of
 
 _PAGE = 100
@@ -75,15 +74,15 @@ def find(shelf: Shelf, search: Search) -> Page:
     for month in reversed(months) if search.descending else months:
         if calls and len(calls) >= search.take and search.fits.sql != _EVERYTHING:
             break
-        connection = shelf.open(month)
-        if connection is None:
+        opened = shelf.open(month)
+        if opened is None:
             continue
-        count = _count(connection, search.fits)
+        count = _count(opened, search.fits)
         total += count
         if skip >= count:
             skip -= count
         elif len(calls) < search.take:
-            calls += _month(connection, search, skip=skip, take=search.take - len(calls))
+            calls += _calls(opened, search, skip=skip, take=search.take - len(calls))
             skip = 0
     return Page(calls, total)
 
@@ -91,31 +90,33 @@ def find(shelf: Shelf, search: Search) -> Page:
 def page_sql(search: Search) -> str:
     """The numbers of one page of calls; its last two parameters are how many, and from where."""
     way = "DESC" if search.descending else "ASC"
-    order = f"{search.column} {way}" + ("" if search.column == "id" else f", id {way}")
+    order = f"id {way}"
+    if search.column != "id":
+        nulls = "LAST" if search.descending else "FIRST"
+        order = f"{search.column} {way} NULLS {nulls}, {order}"
     return f"SELECT id FROM calls WHERE {search.fits.sql} ORDER BY {order} LIMIT ? OFFSET ?"
 
 
-def _month(connection: Raw, search: Search, *, skip: int, take: int) -> list[Found]:
-    places = connection.execute(page_sql(search), [*search.fits.values, take, skip])
-    return calls_of(connection, [id for (id,) in places])
+def _calls(month: Month, search: Search, *, skip: int, take: int) -> list[Found]:
+    places = month.rows(page_sql(search), [*search.fits.values, take, skip])
+    return calls_of(month, [id for (id,) in places])
 
 
-def _count(connection: Raw, fits: Clause) -> int:
+def _count(month: Month, fits: Clause) -> int:
     if fits.sql == _EVERYTHING:
-        return total_of(connection)
-    sql = f"SELECT count(*) FROM calls WHERE {fits.sql}"
-    [(count,)] = connection.execute(sql, fits.values)
+        return total_of(month)
+    [(count,)] = month.rows(f"SELECT count(*) FROM calls WHERE {fits.sql}", fits.values)
     return count
 
 
 def _texts(request: RequestLogs, key_of: Callable[[str], int | None]) -> list[Clause]:
     clauses = [
-        Clause(f"{sql} = ?", [stored(text)])
+        Clause(sql, [stored(text)])
         for sql, text in (
-            ("operation COLLATE NOCASE", request.operation_name),
-            ("detail ->> 'address'", request.ip_address),
-            ("detail ->> 'path'", request.path_info),
-            ("CAST(key_id AS TEXT)", request.user_auth_id),
+            ("lower(operation) = lower(?)", request.operation_name),
+            ("detail ->> 'address' = ?", request.ip_address),
+            ("detail ->> 'path' = ?", request.path_info),
+            ("CAST(key_id AS TEXT) = ?", request.user_auth_id),
         )
         if text
     ]

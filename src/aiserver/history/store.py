@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from aiserver.contract.trace import Trace
 from aiserver.history.archive import Archive
+from aiserver.history.files import FileArchive
 from aiserver.history.reader import Reader
 from aiserver.history.ring import DISCARDED, WRITTEN, Progress, Ring
 from aiserver.history.rows import Redact
@@ -38,7 +39,11 @@ class State(NamedTuple):
 
 
 class History:
-    """`folder` is made at `start`; `keep_months` 0 keeps all. Only one process may use a folder."""
+    """Keeps calls in files in `folder`, or in another archive; `keep_months` 0 keeps all.
+
+    The folder has the counters of this process: of several on one machine each needs a `worker`
+    number of its own, and an archive that they can share.
+    """
 
     def __init__(
         self,
@@ -46,13 +51,15 @@ class History:
         clock: Clock,
         redact: Redact,
         *,
+        archive: Archive | None = None,
+        worker: int = 1,
         keep_months: int = 0,
         bound: int = _BOUND,
         longest: int = MOST_KEPT,
         room: int = _ROOM,
     ) -> None:
-        self._archive = Archive(folder)
-        self._progress = Progress(folder / "progress")
+        self._archive = archive or FileArchive(folder)
+        self._progress = Progress(folder / ("progress" if worker == 1 else f"progress-{worker}"))
         self._ring = Ring(self._progress.slots, bound=bound, room=room, longest=longest)
         self._wake_at = max(bound // 4, 1)
         self._writer = Writer(
@@ -109,17 +116,18 @@ class History:
         """Calls that a kill took with it; None until it is known."""
         return self._writer.lost_at_last_stop
 
-    def state(self) -> State:
-        """For the administrator's pages; looks at each file's size. Raises StorageError."""
+    async def state(self) -> State:
+        """For the administrator's pages. Raises TooBusy, Unavailable or StorageError."""
+        sizes = await self.reader.run(lambda shelf: shelf.sizes())
         return State(
             held=self.held,
             dropped=self.dropped,
             written=self.written,
             cut=self._ring.cut,
             lost_at_last_stop=self._writer.lost_at_last_stop,
-            broken=self._writer.broken,
+            broken=self._archive.broken,
             problem=self._writer.problem,
-            sizes=self._archive.sizes(),
+            sizes=sizes,
         )
 
     def problems(self) -> dict[str, str]:

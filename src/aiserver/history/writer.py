@@ -1,33 +1,21 @@
-"""The one thread that writes history: from the ring into the files of its months."""
+"""The one thread that writes history: from the ring into the archive of its months."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from aiserver.contract.trace import Trace
-from aiserver.history.archive import Archive, NewerFile, month_of, months_before
+from aiserver.history.archive import Archive, Content, NewerFile, Page, month_of, months_before
 from aiserver.history.ring import DISCARDED, WRITTEN, LastRun, Progress, Ring
 from aiserver.history.rollups import Tally
-from aiserver.history.rows import COLUMNS, Redact, plain, row_of
+from aiserver.history.rows import Redact, row_of
 from aiserver.kit import log
 from aiserver.kit.clock import Clock
-from aiserver.kit.db import (
-    DriverError,
-    IntegrityError,
-    Raw,
-    Row,
-    StorageError,
-    in_blocks,
-    is_broken,
-)
+from aiserver.kit.db import DriverError, IntegrityError, Row, StorageError
 
 _EVERY_SECONDS = 0.2
 _AGAIN_SECONDS = 1.0
 _ROWS_A_BATCH = 4096
-# Between two statements other threads have their turn, so a chunk is what the loop waits for.
 _ROWS_A_CHUNK = 64
-_INSERT = f"INSERT INTO calls ({', '.join(COLUMNS)})"
-_CONTENTS = "INSERT INTO contents (call_id, prompt, answer)"
-_RUN = "INSERT INTO runs VALUES (?, ?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls"
 _log = log.get("history")
 
 
@@ -35,7 +23,7 @@ class Writer:
     """Empties the ring five times a second and when it fills; what cannot be written waits.
 
     `lost_at_last_stop` are calls that the run before recorded and could not write, None until it
-    is known. `broken` counts files that were set aside.
+    is known.
     """
 
     def __init__(
@@ -57,6 +45,8 @@ class Writer:
         self._keep_months = keep_months
         self._every = every
         self._waiting: list[Trace] = []
+        # Of a batch that failed: what the archive has of it was written all the same.
+        self._tried: frozenset[int] = frozenset()
         self._ending = False
         self._wake = threading.Event()
         self._month = ""
@@ -64,7 +54,6 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self.problem: str | None = None
         self.lost_at_last_stop: int | None = None
-        self.broken = 0
 
     @property
     def waiting(self) -> int:
@@ -85,8 +74,10 @@ class Writer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        self._guarded(self._begin)
+        self._guarded(self._archive.prepare)
         while not self._ending:
+            if self.lost_at_last_stop is None:
+                self._guarded(self._look_back)
             self._wake.wait(_AGAIN_SECONDS if self.problem else self._every)
             self._wake.clear()
             self._guarded(self._keep)
@@ -104,21 +95,15 @@ class Writer:
             _log.exception("history_failed")
             self._discard(self._waiting)
 
-    def _begin(self) -> None:
-        """Counts what the last run lost, and brings all files to this version's schema."""
+    def _look_back(self) -> None:
+        """Counts what the last run lost."""
         last = self._progress.last_run
         self.lost_at_last_stop = self._lost(last) if last is not None else 0
         if self.lost_at_last_stop:
             _log.warning("history_lost_at_last_stop", calls=self.lost_at_last_stop)
-        for month in self._archive.months():
-            try:
-                self._archive.writer(month)
-            except (StorageError, DriverError, OSError) as error:
-                # Found again, and dealt with, when something is to be written to it.
-                _log.warning("history_file_unusable", month=month, problem=str(error))
 
     def _lost(self, last: LastRun) -> int:
-        # The files know what a killed process committed last; the counter what they lost since.
+        # The archive knows what a killed process committed last; the counter what they lost since.
         written = max(last.written, self._archive.written_by(last.run))
         return max(last.recorded - last.discarded - written, 0)
 
@@ -152,64 +137,51 @@ class Writer:
         except NewerFile as error:
             self._troubled(str(error))
             self._discard(calls)
-        except DriverError as error:
-            if not is_broken(error):
-                self._archive.release(month)
+        except (DriverError, StorageError) as error:
+            self._tried = frozenset(call.id for call in calls)
+            if not self._archive.mended(month, error):
                 raise
-            self._set_aside(month, str(error))
             self._write(month, calls)
 
-    def _set_aside(self, month: str, problem: str) -> None:
-        target = self._archive.set_aside(month)
-        self.broken += 1
-        _log.error("history_file_broken", month=month, kept_as=target.name, problem=problem)
-
     def _write(self, month: str, calls: list[Trace]) -> None:
-        connection = self._archive.writer(month)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            written = self._insert(connection, calls)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        with self._archive.page(month) as page:
+            written = self._insert(page, calls)
+        self._tried = frozenset()
         self._progress.slots[WRITTEN] += written
         self._progress.slots[DISCARDED] += len(calls) - written
         self._troubled(None)
 
-    def _insert(self, connection: Raw, calls: list[Trace]) -> int:
-        connection.execute("SAVEPOINT rows")
+    def _insert(self, page: Page, calls: list[Trace]) -> int:
+        """How many of them the archive has once the page is committed."""
+        tally, before = Tally(), 0
         try:
-            tally = self._insert_rows(connection, calls, mend=_as_is)
+            page.insert(self._chunks(calls, tally, mend=self._archive.fitting))
         except Exception as error:  # one odd call must not take its batch with it
-            if isinstance(error, DriverError) and not isinstance(error, IntegrityError):
+            trouble = isinstance(error, DriverError | StorageError)
+            if trouble and not isinstance(error, IntegrityError):
                 raise
-            connection.execute("ROLLBACK TO rows")
-            calls = [call for call in _unknown(connection, calls) if self._storable(call)]
-            tally = self._insert_rows(connection, calls, mend=plain)
-        tally.write(connection)
-        connection.execute(_RUN, (self._progress.run, len(calls)))
-        return len(calls)
+            page.undo()
+            once = {call.id: call for call in calls}
+            known = page.known(list(once))
+            before = len(known & self._tried)
+            calls = [c for c in once.values() if c.id not in known and self._storable(c)]
+            tally = Tally()
+            page.insert(self._chunks(calls, tally, mend=self._archive.plain))
+        page.add(tally, run=self._progress.run, calls=len(calls))
+        return before + len(calls)
 
-    def _insert_rows(
-        self, connection: Raw, calls: list[Trace], *, mend: Callable[[Row], Row]
-    ) -> Tally:
-        tally = Tally()
+    def _chunks(
+        self, calls: list[Trace], tally: Tally, *, mend: Callable[[list[Row]], list[Row]]
+    ) -> Iterator[tuple[list[Row], list[Content]]]:
         for start in range(0, len(calls), _ROWS_A_CHUNK):
             chunk = calls[start : start + _ROWS_A_CHUNK]
-            rows = [mend(row_of(call, self._redact)) for call in chunk]
-            for sql, values in in_blocks(_INSERT, rows):
-                connection.execute(sql, values)
+            rows = mend([row_of(call, self._redact) for call in chunk])
+            yield rows, [(c.id, c.prompt, c.answer) for c in chunk if c.prompt or c.answer]
             tally.add(rows)
-            contents = [(c.id, c.prompt, c.answer) for c in chunk if c.prompt or c.answer]
-            for sql, values in in_blocks(_CONTENTS, contents):
-                connection.execute(sql, values)
-        return tally
 
     def _storable(self, call: Trace) -> bool:
         try:
-            Tally().add([plain(row_of(call, self._redact))])
+            Tally().add(self._archive.plain([row_of(call, self._redact)]))
         except Exception:  # whatever it holds, the next one is whole
             _log.exception("history_call_unusable", request_id=call.request_id)
             return False
@@ -237,10 +209,6 @@ class Writer:
         self.problem = problem
 
 
-def _as_is(row: Row) -> Row:
-    return row
-
-
 def _month(call: Trace) -> str:
     return month_of(int(call.at * 1000))
 
@@ -257,10 +225,3 @@ def _by_month(calls: list[Trace]) -> list[tuple[str, list[Trace]]]:
 
 def _at(call: Trace) -> float:
     return call.at
-
-
-def _unknown(connection: Raw, calls: list[Trace]) -> list[Trace]:
-    """Those that the file has not, each once."""
-    sql = "SELECT 1 FROM calls WHERE id = ?"
-    once = {call.id: call for call in calls}
-    return [c for c in once.values() if connection.execute(sql, (c.id,)).fetchone() is None]

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from aiserver.contract.errors import InvalidRequest
 from aiserver.jobs.admin_queries import states_of
@@ -48,28 +49,35 @@ async def cancel_ids(queue: Queue, ids: Iterable[int]) -> Done:
 async def cancel_all(
     queue: Queue, *, worker: str | None = None, shown: BackgroundJobState | None = None
 ) -> Done:
-    """All jobs of a provider, in a state, or both, as they are found now."""
+    """All jobs of a provider, in a state, or both, as they are found now.
+
+    A provider's are those that run or ran last there, and those that wait for it alone.
+    """
     states: Collection[State] = LIVE if shown is None else states_of(shown)
     if not LIVE.issuperset(states):
         raise InvalidRequest("Only jobs that are Queued or Started can be cancelled.")
-    newest, skip = await _newest(queue), 0
+    newest, done = await _newest(queue), Done([], {})
+    wanted = [Filter(states=states, worker=worker)]
+    if worker is not None:
+        # Those that wait for this provider alone would run nowhere else.
+        wanted.append(Filter(states=WAITING.intersection(states), provider=worker))
+    for filter in wanted:
+        done.add(Done(await _cancel_found(queue, filter, newest), {}))
+    return done
+
+
+async def _cancel_found(queue: Queue, filter: Filter, newest: int) -> list[int]:
+    """The ids of those that are cancelled or told to stop."""
+    stopping: list[int] = []
     seen: set[int] = set()
-    done = Done([], {})
+    skip = 0
     for _ in range(MOST_ROUNDS):
-        found, _ = await queue.store.jobs(
-            Filter(
-                states=states,
-                worker=worker,
-                order=Order.ID,
-                descending=False,
-                skip=skip,
-                take=MOST_ROWS,
-            )
-        )
+        page = replace(filter, order=Order.ID, descending=False, skip=skip, take=MOST_ROWS)
+        found, _ = await queue.store.jobs(page)
         ids = [job.id for job in found if job.id <= newest and job.id not in seen]
         if ids:
             result = await queue.cancel(ids)
-            done.ids += [id for id in ids if _stopping(result, id)]
+            stopping += [id for id in ids if _stopping(result, id)]
             # Those that were only told to stop are found again; the others made room.
             seen.update(ids)
             skip = 0
@@ -77,7 +85,7 @@ async def cancel_all(
             break
         else:
             skip += MOST_ROWS
-    return done
+    return stopping
 
 
 async def requeue_ids(queue: Queue, ids: Iterable[int]) -> Done:

@@ -163,8 +163,8 @@ class AdminCancelJobsResponse(Wire, kw_only=True):
 class AdminCancelJobs(Wire, kw_only=True):
     """Cancels jobs by `ids`, all of one provider with `worker`, or all in a `state`.
 
-    `worker` and `state` together mean jobs that are both; `cancelWorker` names a provider whose
-    running jobs are told to stop.
+    Jobs of a provider run or ran last there, or wait for it alone. `worker` and `state` together
+    mean jobs that are both; `cancelWorker` names a provider whose running jobs are told to stop.
     """
 
     ids: Ids | None = None

@@ -34,7 +34,9 @@ def judge(
     random: Callable[[], float],
     error: str | None = None,
 ) -> Verdict:
-    """`attempt` counts from 1; without an answer `error` says what happened."""
+    """`attempt` counts from 1, past the plan's last into the next round of it; without an answer
+    `error` says what happened.
+    """
     if answer is None:
         return _again(attempt, random, 0.0, None, error or "No answer.")
     if 200 <= answer.status < 300:
@@ -64,10 +66,11 @@ def retry_after(value: str | None, *, now: datetime) -> float:
 def _again(
     attempt: int, random: Callable[[], float], asked: float, status: int | None, error: str
 ) -> Verdict:
-    if attempt >= len(SCHEDULE):
+    made = attempt % len(SCHEDULE)
+    if made == 0:
         return Verdict(DeliveryState.FAILED, status=status, error=error)
     # Never sooner than planned, or a receiver could spend all attempts within seconds.
-    wait = max(SCHEDULE[attempt], asked) * (1 + _JITTER * random())
+    wait = max(SCHEDULE[made], asked) * (1 + _JITTER * random())
     return Verdict(DeliveryState.PENDING, wait, status, error)
 
 

@@ -46,7 +46,8 @@ class RedeliverCallbackResponse(Wire, kw_only=True):
 class RedeliverCallback(Wire, kw_only=True):
     """Delivers a callback of the caller's again, under the same webhook-id.
 
-    All attempts are open to it as if it were new.
+    It is tried at once, then by the plan from where it stood; one whose attempts were all used
+    has as many again.
     """
 
     id: DeliveryId

@@ -1,16 +1,19 @@
 """The secrets that callbacks are signed with: one per API key and one for the administrator's."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from aiserver.jobs.signatures import new_secret
 from aiserver.kit.clock import Clock
 from aiserver.kit.crypto import Cipher, EncryptionKeyError
-from aiserver.kit.db import Connection, Database, Row
+from aiserver.kit.db import Row
+from aiserver.kit.tables import Statement, Tables
 
 ROTATION_MS = 24 * 60 * 60 * 1000
+
+_COLUMNS = "key_id, current, previous, rotated_at"
+_SELECT = f"SELECT {_COLUMNS} FROM callback_secrets"  # noqa: S608 - a constant
 
 
 class SealedSecrets(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,24 +23,6 @@ class SealedSecrets(msgspec.Struct, frozen=True, kw_only=True):
     current: bytes
     previous: bytes | None = None
     rotated_at: int | None = None
-
-
-class SecretStore(Protocol):
-    """Where sealed secrets are kept, one row per key."""
-
-    async def find(self, key_id: int) -> SealedSecrets | None: ...
-
-    async def all(self) -> list[SealedSecrets]: ...
-
-    async def add(self, row: SealedSecrets) -> SealedSecrets:
-        """Keeps this row unless its key has one; the row that is there then."""
-        ...
-
-    async def change(self, row: SealedSecrets, *, was: bytes) -> bool:
-        """Replaces a row whose current secret still is `was`; whether it was."""
-        ...
-
-    async def remove(self, key_id: int) -> None: ...
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -59,9 +44,9 @@ class CallbackSecrets:
     """Makes a key's secret when it is first asked for. `learn` is told each, to mask it in logs."""
 
     def __init__(
-        self, store: SecretStore, cipher: Cipher, clock: Clock, learn: Callable[[str], None]
+        self, tables: Tables, cipher: Cipher, clock: Clock, learn: Callable[[str], None]
     ) -> None:
-        self._store = store
+        self._store = _Rows(tables)
         self._cipher = cipher
         self._clock = clock
         self._learn = learn
@@ -135,57 +120,41 @@ class CallbackSecrets:
         return int(self._clock.now().timestamp() * 1000)
 
 
-class SqliteSecrets:
-    """Implements `SecretStore`."""
+class _Rows:
+    """One sealed row per key."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
 
     async def find(self, key_id: int) -> SealedSecrets | None:
-        rows = self._db.read(
-            "SELECT key_id, current, previous, rotated_at FROM callback_secrets WHERE key_id = ?",
-            (key_id,),
-        )
+        rows = await self._tables.read(f"{_SELECT} WHERE key_id = ?", key_id)
         return _row(rows[0]) if rows else None
 
     async def all(self) -> list[SealedSecrets]:
-        rows = self._db.read("SELECT key_id, current, previous, rotated_at FROM callback_secrets")
-        return [_row(row) for row in rows]
+        return [_row(row) for row in await self._tables.read(_SELECT)]
 
     async def add(self, row: SealedSecrets) -> SealedSecrets:
-        def insert(connection: Connection) -> SealedSecrets:
-            connection.execute(
-                "INSERT INTO callback_secrets (key_id, current, previous, rotated_at) "
-                "VALUES (?, ?, ?, ?) ON CONFLICT (key_id) DO NOTHING",
-                msgspec.structs.astuple(row),
-            )
-            found = connection.rows(
-                "SELECT key_id, current, previous, rotated_at FROM callback_secrets "
-                "WHERE key_id = ?",
-                (row.key_id,),
-            )
-            return _row(found[0])
-
-        return await self._db.write(insert)
+        """Keeps this row unless its key has one; the row that is there then."""
+        insert = (
+            f"INSERT INTO callback_secrets ({_COLUMNS}) VALUES (?, ?, ?, ?)"  # noqa: S608
+            " ON CONFLICT (key_id) DO NOTHING"
+        )
+        await self._tables.write(Statement(insert, msgspec.structs.astuple(row)))
+        return await self.find(row.key_id) or row
 
     async def change(self, row: SealedSecrets, *, was: bytes) -> bool:
+        """Replaces a row whose current secret still is `was`; whether it was."""
+        update = (
+            "UPDATE callback_secrets SET current = ?, previous = ?, rotated_at = ?"
+            " WHERE key_id = ? AND current = ? RETURNING key_id"
+        )
         values = (row.current, row.previous, row.rotated_at, row.key_id, was)
-
-        def update(connection: Connection) -> bool:
-            changed = connection.execute(
-                "UPDATE callback_secrets SET current = ?, previous = ?, rotated_at = ? "
-                "WHERE key_id = ? AND current = ?",
-                values,
-            )
-            return changed > 0
-
-        return await self._db.write(update)
+        [changed] = await self._tables.write(Statement(update, values))
+        return bool(changed)
 
     async def remove(self, key_id: int) -> None:
-        def delete(connection: Connection) -> None:
-            connection.execute("DELETE FROM callback_secrets WHERE key_id = ?", (key_id,))
-
-        await self._db.write(delete)
+        delete = "DELETE FROM callback_secrets WHERE key_id = ?"
+        await self._tables.write(Statement(delete, (key_id,)))
 
 
 def _row(row: Row) -> SealedSecrets:

@@ -6,6 +6,7 @@ import msgspec
 
 from aiserver.contract.errors import InvalidRequest
 from aiserver.contract.responses import ResponseStatus
+from aiserver.jobs.callback_outputs import outputs_of
 from aiserver.jobs.job import Job, State
 from aiserver.jobs.reply_to import ReplyAddresses
 from aiserver.jobs.store import NewDelivery
@@ -23,10 +24,11 @@ def new_message_id() -> str:
 
 
 class Callbacks:
-    """`of` is the store's Announce."""
+    """`of` is the store's Announce; `base` is the address that others reach this server by."""
 
-    def __init__(self, addresses: ReplyAddresses) -> None:
+    def __init__(self, addresses: ReplyAddresses, *, base: str = "") -> None:
         self._addresses = addresses
+        self._base = base
 
     def of(self, job: Job) -> NewDelivery | None:
         """The callback of a job as it ended; None when nobody asked for one."""
@@ -45,16 +47,16 @@ class Callbacks:
             url=reply_to.url,
             receiver=reply_to.receiver,
             verb=reply_to.verb,
-            body=body_of(job),
+            body=body_of(job, base=self._base),
             due=job.ended or job.created,
         )
 
 
-def body_of(job: Job) -> bytes:
+def body_of(job: Job, *, base: str = "") -> bytes:
     """The answer's own members, and `refId`, `jobId`, `jobState`, `state`, `responseStatus`.
 
     These win over members of the answer with the same name in any case, since typed receivers do
-    not tell them apart.
+    not tell them apart. Files and texts that were made are in `outputs` and `textOutputs`.
     """
     ours: dict[str, Any] = {
         "refId": job.ref_id,
@@ -68,6 +70,10 @@ def body_of(job: Job) -> bytes:
         ours["responseStatus"] = failure
     taken = {name.lower() for name in ours}
     answer = _members(job.result)
+    if isinstance(results := answer.get("results"), msgspec.Raw):
+        made = outputs_of(results, base=base)
+        if made is not None:
+            answer = {**{n: value for n, value in answer.items() if n != "results"}, **made}
     kept = {name: value for name, value in answer.items() if name.lower() not in taken}
     return msgspec.json.encode({**kept, **ours})
 

@@ -35,13 +35,13 @@ Sink = Callable[[Mapping[str, str], bytes], Awaitable[int]]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """`most` deliveries at a time, `per_receiver` of them to one, and so many tests of addresses.
-
-    `seconds` for an answer.
+    """`most` deliveries at a time, `per_receiver` of them to one, `per_key` for the jobs of one
+    key, and so many tests of addresses. `seconds` for an answer.
     """
 
     most: int = 128
     per_receiver: int = 8
+    per_key: int = 64
     tests: int = 16
     seconds: float = 20.0
 
@@ -82,7 +82,7 @@ class Deliveries:
         self._sink = sink
         self._limits = limits or Limits()
         self._random = random
-        self._running: dict[asyncio.Task[None], str] = {}
+        self._running: dict[asyncio.Task[None], Delivery] = {}
         self._woken = asyncio.Event()
         self._trying = 0
 
@@ -121,17 +121,19 @@ class Deliveries:
             return _SAFETY_SECONDS
         if due > now:
             return min((due - now + 1) / 1000, _SAFETY_SECONDS)
-        share = max(self._limits.per_receiver // 2, 1)
+        share, of_key = _half(self._limits.per_receiver), _half(self._limits.per_key)
         taken = await self._outbox.take(
             # Longer than an attempt can last, so that nobody else begins it meanwhile.
             until=now + int((self._limits.seconds + sum(_RECORD_PAUSES) + 5) * 1000),
             most=room,
             per_receiver=share,
+            per_key=of_key,
             busy=self._busy(share),
+            busy_keys=self._busy_keys(of_key),
         )
         for delivery in taken:
             task = asyncio.create_task(self._deliver(delivery), name=f"callback {delivery.id}")
-            self._running[task] = delivery.receiver
+            self._running[task] = delivery
             task.add_done_callback(self._ended)
         return 0.0 if taken else _BLOCKED_SECONDS
 
@@ -270,9 +272,15 @@ class Deliveries:
 
     def _busy(self, share: int) -> list[str]:
         """Receivers that a further share could bring over their limit."""
-        at_work = Counter(self._running.values())
+        at_work = Counter(delivery.receiver for delivery in self._running.values())
         over = max(self._limits.per_receiver - share, 0)
         return [receiver for receiver, count in at_work.items() if count > over]
+
+    def _busy_keys(self, share: int) -> list[int]:
+        """The same of keys."""
+        at_work = Counter(delivery.key_id for delivery in self._running.values())
+        over = max(self._limits.per_key - share, 0)
+        return [key_id for key_id, count in at_work.items() if count > over]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
@@ -280,3 +288,8 @@ class Deliveries:
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+def _half(limit: int) -> int:
+    """What one round may add, so that the next one need not wait for all of it to end."""
+    return max(limit // 2, 1)

@@ -94,8 +94,16 @@ class Queue:
     def swept(self, swept: Swept) -> None:
         """What a round of the store's upkeep changed."""
         self.tell(swept.ended)
+        if swept.ended:
+            # One that runs here past its deadline has lost its lease: what it does is in vain.
+            self.bell.stop([changed.id for changed in swept.ended])
         if swept.ready:
             self.bell.ready()
+
+    def ended_elsewhere(self, ids: Sequence[int]) -> None:
+        """Another process ended these, or some that it does not name."""
+        for id in ids or list(self._followers):
+            self._notify(id)
 
     def tell(self, changes: Sequence[Changed]) -> None:
         """Wakes whoever follows these jobs."""

@@ -196,7 +196,10 @@ class BackgroundJobOptions(Wire, kw_only=True):
 
 
 class ScheduledTask(Wire, kw_only=True):
-    """Work that recurs, each `interval` or at the times of `cronExpression`."""
+    """Work that recurs, each `interval` or at the times of `cronExpression`.
+
+    `lastStatus` is Started, Completed or Failed; `lastError` the kind of error that it met.
+    """
 
     id: int
     name: str
@@ -209,6 +212,10 @@ class ScheduledTask(Wire, kw_only=True):
     options: BackgroundJobOptions | None = None
     last_run: datetime | None = None
     last_job_id: int | None = None
+    last_duration: timedelta | None = None
+    last_status: str | None = None
+    last_error: str | None = None
+    next_run: datetime | None = None
 
 
 class WorkerStats(Wire, kw_only=True):

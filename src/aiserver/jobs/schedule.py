@@ -84,6 +84,15 @@ def shown(tasks: list[Task]) -> list[ScheduledTask]:
             request="",
             request_body="",
             last_run=task.last_run,
+            last_duration=_lasted(task),
+            last_status=task.last_status,
+            last_error=task.last_error,
+            next_run=None if task.running else task.next_run,
         )
         for number, task in enumerate(tasks, 1)
     ]
+
+
+def _lasted(task: Task) -> timedelta | None:
+    seconds = task.last_seconds
+    return None if seconds is None else timedelta(milliseconds=round(seconds * 1000))

@@ -1,5 +1,7 @@
 """Answers what callers ask of their jobs."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import TypeVar
 from urllib.parse import quote
@@ -137,7 +139,7 @@ class StatusHandlers:
     async def events(self, request: GetJobEvents, call: Call) -> EventStream:
         job = await asked_for(self._queue, call, id=request.id, ref_id=request.ref_id)
         events = events_of(self._queue, job.id, self._clock, seconds=self._listen)
-        return EventStream(events, lambda: None)
+        return EventStream(_to_its_end(events, call), lambda: None)
 
     def _in_full(self, job: Job) -> GetOpenAiChatResponse:
         now = milliseconds(self._clock.now())
@@ -145,6 +147,14 @@ class StatusHandlers:
             result=record(BackgroundJobBase, job, now=now, answer_of=self._answer_of),
             response_status=error_of(job),
         )
+
+
+async def _to_its_end(events: AsyncGenerator[bytes], call: Call) -> AsyncGenerator[bytes]:
+    """The same events; a stream that its reader left is no answer of status 200."""
+    async with aclosing(events):
+        async for event in events:
+            yield event
+    call.trace.status = 200
 
 
 def _results(job: Job, item: type[T]) -> list[T] | None:

@@ -70,6 +70,7 @@ class Attempt:
         self.worker = slot.worker
         self.stop: Stop | None = None
         self.task: asyncio.Task[None] | None = None
+        self.working = False
         self._tell = tell
 
     @property
@@ -90,10 +91,15 @@ class Attempt:
         )
 
     def interrupt(self, why: Stop) -> None:
-        if self.stop is None and self.task is not None:
+        """Before the work it will not begin; after it, its outcome is recorded all the same."""
+        if self.stop is None:
             self.stop = why
-            self.task.cancel()
+            if self.working and self.task is not None:
+                self.task.cancel()
 
+
+# A group of jobs: kind, model, provider.
+Name = tuple[str, str, str]
 
 # Does the work of one attempt; it may be cancelled.
 Run = Callable[[Attempt], Awaitable[Outcome]]
@@ -125,6 +131,8 @@ class Worker:
         self._updates: list[Progress] = []
         self._woken = asyncio.Event()
         self._stopping = False
+        self._claiming = asyncio.Lock()
+        self._served: Name = ("", "", "")
 
     def ready(self) -> None:
         self._woken.set()
@@ -133,6 +141,10 @@ class Worker:
         for id in ids:
             if (attempt := self._running.get(id)) is not None:
                 attempt.interrupt(Stop.CANCELLED)
+
+    @property
+    def owner(self) -> str:
+        return self._owner
 
     @property
     def running(self) -> list[Attempt]:
@@ -152,22 +164,18 @@ class Worker:
         """Begins what can be begun now; how many jobs. Raises StorageError."""
         space = self._most - len(self._running)
         groups = await self._store.groups() if space > 0 else []
-        reserved: dict[tuple[str, str, str], list[Slot]] = {}
-        wants: list[Want] = []
-        for group in groups:
-            slots = self._reserved(group, space)
-            if slots:
-                reserved[group.kind, group.model, group.provider] = slots
-                wants.append(Want(group.kind, group.model, group.provider, len(slots)))
+        reserved = self._reserved(groups, space)
+        wants = [Want(*name, len(slots)) for name, slots in reserved.items()]
         if not wants:
             if groups:
                 self._room.watch(self.ready)
             return 0
         try:
-            until = self._now() + self._lease
-            jobs = await self._store.claim(self._owner, wants, until=until, most=space)
-            for job in jobs:
-                self._begin(job, reserved[job.kind, job.model, job.provider].pop())
+            async with self._claiming:
+                until = self._now() + self._lease
+                jobs = await self._store.claim(self._owner, wants, until=until, most=space)
+                for job in jobs:
+                    self._begin(job, reserved[job.kind, job.model, job.provider].pop())
             return len(jobs)
         finally:
             for slot in [slot for slots in reserved.values() for slot in slots]:
@@ -203,22 +211,41 @@ class Worker:
         tasks = [attempt.task for attempt in self.running if attempt.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
-        for attempt in self.running:
+        # What a claim under way brings goes back too, and is waited for.
+        async with self._claiming:
+            attempts = self.running
+        for attempt in attempts:
             attempt.interrupt(Stop.STOPPING)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        rest = [attempt.task for attempt in attempts if attempt.task is not None]
+        await asyncio.gather(*rest, return_exceptions=True)
 
-    def _reserved(self, group: Group, space: int) -> list[Slot]:
-        slots: list[Slot] = []
-        while len(slots) < min(group.ready, space):
-            slot = self._room.reserve(group.kind, group.model, group.provider)
-            if slot is None:
-                break
-            slots.append(slot)
-        return slots
+    def _reserved(self, groups: Sequence[Group], space: int) -> dict[Name, list[Slot]]:
+        """A slot for each group in turn: models of one provider must not wait for each other."""
+        reserved: dict[Name, list[Slot]] = {}
+        # Who had the last slot comes last next time.
+        waiting = sorted(groups, key=lambda g: (-g.priority, _name(g) <= self._served, _name(g)))
+        while waiting and space > 0:
+            again: list[Group] = []
+            for group in waiting:
+                name = _name(group)
+                slot = self._room.reserve(*name) if space > 0 else None
+                if slot is None:
+                    continue
+                self._served, space = name, space - 1
+                slots = reserved.setdefault(name, [])
+                slots.append(slot)
+                if len(slots) < group.ready:
+                    again.append(group)
+            waiting = again
+        return reserved
 
     def _begin(self, job: Job, slot: Slot) -> None:
         attempt = Attempt(job, slot, self._updates.append)
+        if (lost := self._running.get(job.id)) is not None:
+            lost.interrupt(Stop.LOST)
         self._running[job.id] = attempt
+        if self._stopping:
+            attempt.interrupt(Stop.STOPPING)
         attempt.task = asyncio.create_task(self._attempt(attempt), name=f"job {job.id}")
 
     async def _attempt(self, attempt: Attempt) -> None:
@@ -237,6 +264,9 @@ class Worker:
             self._woken.set()
 
     async def _outcome(self, attempt: Attempt) -> Outcome | None:
+        if attempt.stop is not None:
+            return _stopped(attempt)
+        attempt.working = True
         try:
             return await self._do(attempt)
         except asyncio.CancelledError:
@@ -251,6 +281,8 @@ class Worker:
                 kind=FailureKind.SERVER,
             )
             return Retry(at=self._now() + _RETRY_MS, error=error, ledger=attempt.ledger)
+        finally:
+            attempt.working = False
 
     async def _record(self, fence: Fence, outcome: Outcome) -> None:
         """Keeps trying while the store is away: what was done must not be done again."""
@@ -268,6 +300,10 @@ class Worker:
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+def _name(group: Group) -> Name:
+    return group.kind, group.model, group.provider
 
 
 def _stopped(attempt: Attempt) -> Outcome | None:

@@ -1,5 +1,6 @@
 """Who a call comes from and whether it may run; a hash and a look-up in memory, nothing slower."""
 
+import asyncio
 import hashlib
 import hmac
 from datetime import datetime
@@ -63,18 +64,21 @@ class KeyRing:
         self._revision = -1
         self._used: dict[int, datetime] = {}
         self._lately: dict[str, _Entry] = {}
+        self._reading = asyncio.Lock()
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Reads the keys again if they changed. Raises StorageError; then the old ones stay."""
-        self._sessions.refresh()
-        revision = self._store.revision()
-        if revision == self._revision:
-            return
-        keys = {key.hash: _Entry(key, key.caller()) for key in self._store.all()}
-        self._admin = self._given or self._secret.stored()
-        self._keys, self._lately = keys, {}
-        self._by_id = {entry.key.id: entry for entry in keys.values()}
-        self._revision = revision
+        await self._sessions.refresh()
+        # One at a time: what was read first must not replace what was read later.
+        async with self._reading:
+            revision = await self._store.revision()
+            if revision == self._revision:
+                return
+            keys = {key.hash: _Entry(key, key.caller()) for key in await self._store.all()}
+            self._admin = self._given or await self._secret.stored()
+            self._keys, self._lately = keys, {}
+            self._by_id = {entry.key.id: entry for entry in keys.values()}
+            self._revision = revision
 
     def identify(self, credentials: Credentials) -> Caller:
         """The caller; ANYONE without credentials. Raises Unauthenticated for wrong ones."""

@@ -37,7 +37,7 @@ _COLUMNS = {"expiry_date": "expires", "cancelled_date": "cancelled"}
 class KeyHandlers:
     """`operation_names` are what a key can be restricted to.
 
-    `secret_of` gives the secret that a key's callbacks are signed with.
+    `secret_of` gives what a key's callbacks are signed with, `forget_secret` is told of its end.
     """
 
     def __init__(
@@ -48,12 +48,14 @@ class KeyHandlers:
         operation_names: Collection[str],
         *,
         secret_of: Callable[[int], Awaitable[str]],
+        forget_secret: Callable[[int], Awaitable[None]],
     ) -> None:
         self._store = store
         self._ring = ring
         self._clock = clock
         self._operations = operation_names
         self._secret_of = secret_of
+        self._forget_secret = forget_secret
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
@@ -73,7 +75,7 @@ class KeyHandlers:
         return GetNavItemsResponse(results=[NavItem(label="Start", href="/")], nav_items_map={})
 
     async def query(self, request: AdminQueryApiKeys, call: Call) -> AdminApiKeysResponse:
-        keys = [key for key in self._store.all() if _wanted(key, request)]
+        keys = [key for key in await self._store.all() if _wanted(key, request)]
         rows = [partial(key, self._clock.now()) for key in keys]
         rows = ordered(rows, request.order_by, _sort_key)
         return AdminApiKeysResponse(results=page(rows, skip=request.skip, take=request.take))
@@ -111,13 +113,14 @@ class KeyHandlers:
             changes[self._resettable(member)] = None
         if not await self._store.update(request.id, changes):
             raise NotFound(f"There is no API key with id {request.id}.")
-        self._ring.refresh()
+        await self._ring.refresh()
         return EmptyResponse()
 
     async def delete(self, request: AdminDeleteApiKey, call: Call) -> EmptyResponse:
         if not await self._store.delete(request.id):
             raise NotFound(f"There is no API key with id {request.id}.")
-        self._ring.refresh()
+        await self._ring.refresh()
+        await self._forget_secret(request.id)
         return EmptyResponse()
 
     async def _insert(self, text: str, members: dict[str, Any]) -> ApiKey:
@@ -126,7 +129,7 @@ class KeyHandlers:
             key = await self._store.create(text, members)
         except KeyTaken:
             raise Conflict("This key is in use already; leave `key` out for a new one.") from None
-        self._ring.refresh()
+        await self._ring.refresh()
         return key
 
     def _check_names(self, members: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import deque
-from contextlib import closing
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -12,18 +11,11 @@ from aiserver.contract.conditions import stored
 from aiserver.contract.trace import Usage
 from aiserver.kit import log
 from aiserver.kit.clock import Clock
-from aiserver.kit.db import (
-    Connection,
-    Database,
-    DriverError,
-    Row,
-    StorageError,
-    in_blocks,
-    open_file,
-)
+from aiserver.kit.db import Row, StorageError, in_blocks
 from aiserver.kit.ids import began_ms, first_of
 from aiserver.kit.ledger import COLUMNS, row
 from aiserver.kit.money import dollars
+from aiserver.kit.tables import Statement, Tables
 
 KEPT = timedelta(days=62)
 
@@ -32,26 +24,30 @@ _ROWS_A_WRITE = 5_000
 _DAY_MS = 86_400_000
 _log = log.get("ledger")
 
-_INSERT = f"INSERT OR IGNORE INTO ledger ({COLUMNS})"
-_EDGE = "SELECT max(id) FROM (SELECT id FROM ledger WHERE id < ? ORDER BY id LIMIT ?)"
+_INSERT = f"INSERT INTO ledger ({COLUMNS})"
+_OLDEST = "SELECT {} FROM ledger WHERE id < ? ORDER BY id LIMIT ?"
+# Holds up another process that would fold the same rows.
+_ALONE = "UPDATE revisions SET number = number + 1 WHERE name = 'ledger'"
+_SUMS = ("calls", "prompt_tokens", "completion_tokens", "cost", "unknown", "lost")
 _FOLD = f"""
 INSERT INTO ledger_days
-SELECT at / {_DAY_MS}, ifnull(key_id, -1), provider, model, count(*),
-  ifnull(sum(prompt_tokens), 0), ifnull(sum(completion_tokens), 0), ifnull(sum(cost), 0),
-  sum(cost IS NULL), sum(lost)
-FROM ledger WHERE id <= ? GROUP BY 1, 2, 3, 4
-ON CONFLICT DO UPDATE SET calls = calls + excluded.calls,
-  prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-  completion_tokens = completion_tokens + excluded.completion_tokens,
-  cost = cost + excluded.cost, unknown = unknown + excluded.unknown, lost = lost + excluded.lost
+SELECT at / {_DAY_MS}, coalesce(key_id, -1), provider, model, count(*),
+  coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(cost), 0),
+  count(*) - count(cost), sum(lost)
+FROM ({_OLDEST.format("*")}) oldest GROUP BY 1, 2, 3, 4
+ON CONFLICT (day, key_id, provider, model) DO UPDATE SET
+  {", ".join(f"{name} = ledger_days.{name} + excluded.{name}" for name in _SUMS)}
 """  # noqa: S608 - constants of this file
+_REMOVE = f"DELETE FROM ledger WHERE id IN ({_OLDEST.format('id')}) RETURNING id"  # noqa: S608
 # In two parts, because SQLite refuses sums past 63 bits, 9 million dollars.
 _SPENT = """
-SELECT ifnull(sum(cost / 1000000), 0), ifnull(sum(cost % 1000000), 0), ifnull(sum(unknown), 0)
+SELECT coalesce(sum(cost / 1000000), 0), coalesce(sum(cost % 1000000), 0),
+  coalesce(sum(unknown), 0)
 FROM (
-  SELECT cost, cost IS NULL AS unknown FROM ledger WHERE id >= ? AND key_id IS ?
+  SELECT cost, CASE WHEN cost IS NULL THEN 1 ELSE 0 END AS unknown
+  FROM ledger WHERE id >= ? AND key_id IS NOT DISTINCT FROM ?
   UNION ALL
-  SELECT cost, unknown FROM ledger_days WHERE day >= ? AND key_id = ifnull(?, -1))
+  SELECT cost, unknown FROM ledger_days WHERE day >= ? AND key_id = coalesce(?, -1)) found
 """
 
 _Entry = tuple[int, int | None, str, str, Usage | None, Decimal | None, int]
@@ -70,8 +66,8 @@ class Ledger:
     `full`: the store has been away for so long that nothing more is kept.
     """
 
-    def __init__(self, database: Database, clock: Clock, *, bound: int = _BOUND) -> None:
-        self._db = database
+    def __init__(self, tables: Tables, clock: Clock, *, bound: int = _BOUND) -> None:
+        self._tables = tables
         self._clock = clock
         self._bound = bound
         self._added: deque[_Entry] = deque()
@@ -114,8 +110,9 @@ class Ledger:
                 entries = list(islice(self._added, min(left, _ROWS_A_WRITE)))
                 left -= len(entries)
                 rows = [_row(entry) for entry in entries]
+                inserts = in_blocks(_INSERT, rows, tail="ON CONFLICT DO NOTHING")
                 try:
-                    await self._db.write(lambda connection, rows=rows: _insert(connection, rows))
+                    await self._tables.write(*(Statement(*insert) for insert in inserts))
                 except StorageError as error:
                     self._troubled(str(error))
                     return
@@ -125,15 +122,20 @@ class Ledger:
 
     async def fold(self, before: datetime | None = None) -> int:
         """Sums rows by day and removes them, older than 62 days if not told; how many."""
-        limit = first_of(before or self._clock.now() - KEPT)
+        oldest = (first_of(before or self._clock.now() - KEPT), _ROWS_A_WRITE)
+        steps = Statement(_ALONE), Statement(_FOLD, oldest), Statement(_REMOVE, oldest)
         moved = 0
-        while found := await self._db.write(lambda connection: _fold(connection, limit)):
-            moved += found
+        while found := (await self._tables.write(*steps))[-1]:
+            moved += len(found)
         return moved
 
     async def spent(self, key_id: int | None, since: datetime) -> Spent:
         """For start-up and reports: it reads every row since. What was folded counts by the day."""
-        return await asyncio.to_thread(self._spent, key_id, since)
+        first = first_of(since)
+        day = began_ms(first) // _DAY_MS
+        rows = await self._tables.read_long(_SPENT, first, key_id, day, key_id)
+        millionths, rest, unknown = map(int, rows[0])
+        return Spent(dollars(millionths * 1_000_000 + rest), unknown)
 
     async def close(self) -> None:
         """Writes what is held, if that can be."""
@@ -141,36 +143,12 @@ class Ledger:
         if self._added:
             _log.error("ledger_not_written", calls=len(self._added), problem=self.problem)
 
-    def _spent(self, key_id: int | None, since: datetime) -> Spent:
-        first = first_of(since)
-        day = began_ms(first) // _DAY_MS
-        try:
-            with closing(open_file(self._db.path, read_only=True)) as connection:
-                found = connection.execute(_SPENT, (first, key_id, day, key_id)).fetchall()
-        except DriverError as error:
-            raise StorageError(f"Cannot read the ledger: {error}.") from error
-        [(millionths, rest, unknown)] = found
-        return Spent(dollars(millionths * 1_000_000 + rest), unknown)
-
     def _troubled(self, problem: str | None) -> None:
         if problem is not None and self.problem is None:
             _log.error("ledger_not_writable", problem=problem, held=len(self._added))
         if problem is None and self.problem is not None:
             _log.info("ledger_writable_again", dropped=self.dropped)
         self.problem = problem
-
-
-def _insert(connection: Connection, rows: list[Row]) -> None:
-    for sql, values in in_blocks(_INSERT, rows):
-        connection.execute(sql, values)
-
-
-def _fold(connection: Connection, limit: int) -> int:
-    [(last,)] = connection.rows(_EDGE, (limit, _ROWS_A_WRITE))
-    if last is None:
-        return 0
-    connection.execute(_FOLD, (last,))
-    return connection.execute("DELETE FROM ledger WHERE id <= ?", (last,))
 
 
 def _row(entry: _Entry) -> Row:

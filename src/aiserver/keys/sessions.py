@@ -1,5 +1,6 @@
 """Sessions: who signed in with a key acts with that key's rights until it ends."""
 
+import asyncio
 import hashlib
 import hmac
 from datetime import datetime, timedelta
@@ -7,8 +8,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from aiserver.kit.clock import Clock
-from aiserver.kit.db import Connection, Database, Row
+from aiserver.kit.db import Row
 from aiserver.kit.ids import random_hex
+from aiserver.kit.tables import Statement, Tables
 from aiserver.kit.times import iso, parse_iso
 
 REMEMBERED = timedelta(days=14)
@@ -16,6 +18,7 @@ SHORT = timedelta(hours=12)
 # Each is a row and an entry in memory; past this the oldest end.
 MOST_SESSIONS = 10_000
 
+_REVISION = "sessions"
 _COLUMNS = "hash, key_id, proof, name, created, expires"
 
 
@@ -37,20 +40,23 @@ class Session(msgspec.Struct, frozen=True):
 class Sessions:
     """Tokens are kept as hashes; all sessions are in memory, renewed by revision."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._db = database
+    def __init__(self, tables: Tables, clock: Clock) -> None:
+        self._tables = tables
         self._clock = clock
         self._known: dict[bytes, Session] = {}
         self._revision = -1
+        self._reading = asyncio.Lock()
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Reads the sessions again if they changed. Raises StorageError; then the old ones stay."""
-        rows = self._db.read("SELECT number FROM revisions WHERE name = 'sessions'")
-        if rows[0][0] == self._revision:
-            return
-        found = self._db.read(f"SELECT {_COLUMNS} FROM sessions")  # noqa: S608
-        self._known = {session.hash: session for session in map(_session, found)}
-        self._revision = rows[0][0]
+        # One at a time: what was read first must not replace what was read later.
+        async with self._reading:
+            revision = await self._tables.revision(_REVISION)
+            if revision == self._revision:
+                return
+            found = await self._tables.read(f"SELECT {_COLUMNS} FROM sessions")  # noqa: S608
+            self._known = {session.hash: session for session in map(_session, found)}
+            self._revision = revision
 
     def find(self, token: str) -> Session | None:
         session = self._known.get(_hash(token))
@@ -65,30 +71,24 @@ class Sessions:
         proof = _bound(token, credential)
         row = (_hash(token), key_id, proof, name[:200], iso(now), iso(expires))
 
-        def write(connection: Connection) -> None:
-            connection.execute("DELETE FROM sessions WHERE expires <= ?", (iso(now),))
-            connection.execute(
-                "DELETE FROM sessions WHERE hash IN "
-                "(SELECT hash FROM sessions ORDER BY created DESC LIMIT -1 OFFSET ?)",
+        await self._tables.write(
+            Statement("DELETE FROM sessions WHERE expires <= ?", (iso(now),)),
+            Statement(
+                "DELETE FROM sessions WHERE hash NOT IN "
+                "(SELECT hash FROM sessions ORDER BY created DESC LIMIT ?)",
                 (MOST_SESSIONS - 1,),
-            )
-            connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
-            _changed(connection)
-
-        await self._db.write(write)
-        self.refresh()
+            ),
+            Statement(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row),  # noqa: S608
+            moves=_REVISION,
+        )
+        await self.refresh()
         return token
 
     async def close(self, token: str) -> None:
         """Ends a session; one that is over already is left so."""
-        sought = _hash(token)
-
-        def write(connection: Connection) -> None:
-            connection.execute("DELETE FROM sessions WHERE hash = ?", (sought,))
-            _changed(connection)
-
-        await self._db.write(write)
-        self.refresh()
+        delete = Statement("DELETE FROM sessions WHERE hash = ?", (_hash(token),))
+        await self._tables.write(delete, moves=_REVISION)
+        await self.refresh()
 
 
 def _hash(token: str) -> bytes:
@@ -98,10 +98,6 @@ def _hash(token: str) -> bytes:
 def _bound(token: str, credential: bytes) -> bytes:
     # With the token, which is kept nowhere: a stolen table says nothing about the secret.
     return hmac.digest(token.encode(), credential, "sha256")
-
-
-def _changed(connection: Connection) -> None:
-    connection.execute("UPDATE revisions SET number = number + 1 WHERE name = 'sessions'")
 
 
 def _session(row: Row) -> Session:

@@ -11,8 +11,9 @@ import msgspec
 
 from aiserver.contract.caller import Caller
 from aiserver.kit.clock import Clock
-from aiserver.kit.db import Connection, Database, IntegrityError, Row
+from aiserver.kit.db import IntegrityError, Row
 from aiserver.kit.ids import random_hex
+from aiserver.kit.tables import Rows, Statement, Tables
 from aiserver.kit.times import iso, parse_iso
 
 KEY_FORM = re.compile(r"ak-[0-9a-f]{32}")
@@ -21,8 +22,10 @@ _COLUMNS = (
     "id, hash, visible, name, user_id, user_name, environment, created, expires, cancelled, "
     "last_used, notes, ref_id, ref_id_str, scopes, features, restrict_to, models, meta"
 )
+_ADMIN_ROW = "INSERT INTO secrets (name, salt, hash, created) VALUES ('admin', ?, ?, ?)"
 _JSON = frozenset({"scopes", "features", "restrict_to", "models", "meta"})
 _TIMES = frozenset({"created", "expires", "cancelled", "last_used"})
+_REVISION = "keys"
 _LISTS = frozenset({"scopes", "features", "restrict_to", "models"})
 WRITABLE = frozenset(
     {
@@ -90,15 +93,15 @@ def _visible(text: str) -> str:
 class KeyStore:
     """Reads and writes keys; who holds copies in memory learns of changes by `revision`."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._db = database
+    def __init__(self, tables: Tables, clock: Clock) -> None:
+        self._tables = tables
         self._clock = clock
 
-    def all(self) -> list[ApiKey]:
-        return [_key(row) for row in self._db.read(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id")]
+    async def all(self) -> list[ApiKey]:
+        return _keys(await self._tables.read(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id"))
 
-    def revision(self) -> int:
-        return int(self._db.read("SELECT number FROM revisions WHERE name = 'keys'")[0][0])
+    async def revision(self) -> int:
+        return await self._tables.revision(_REVISION)
 
     async def create(self, text: str, members: Mapping[str, Any]) -> ApiKey:
         """Raises KeyTaken when a key with this text exists."""
@@ -108,102 +111,88 @@ class KeyStore:
         }
         values |= {"hash": digest(text), "visible": _visible(text), "created": now}
 
-        def insert(connection: Connection) -> ApiKey:
-            names, marks, written = _assignments(values)
-            try:
-                rows = connection.rows(
-                    f"INSERT INTO api_keys ({', '.join(names)}) VALUES ({', '.join(marks)})"
-                    f" RETURNING {_COLUMNS}",
-                    written,
-                )
-            except IntegrityError:
-                raise KeyTaken from None
-            _changed(connection)
-            return _key(rows[0])
-
-        return await self._db.write(insert)
+        names, marks, written = _assignments(values)
+        insert = Statement(
+            f"INSERT INTO api_keys ({', '.join(names)}) VALUES ({', '.join(marks)})"
+            f" RETURNING {_COLUMNS}",
+            written,
+        )
+        try:
+            [rows] = await self._tables.write(insert, moves=_REVISION, check=_readable)
+        except IntegrityError:
+            raise KeyTaken from None
+        return _key(rows[0])
 
     async def update(self, key_id: int, members: Mapping[str, Any]) -> bool:
         """Writes these members; False when there is no such key."""
-
-        def change(connection: Connection) -> bool:
-            names, marks, written = _assignments(members)
-            pairs = ", ".join(f"{n} = {m}" for n, m in zip(names, marks, strict=True))
-            rows = connection.rows(
-                f"UPDATE api_keys SET {pairs or 'id = id'} WHERE id = ? RETURNING {_COLUMNS}",
-                (*written, key_id),
-            )
-            # Read back before the commit: a row that cannot be read would stop the next start.
-            found = [_key(row) for row in rows]
-            _changed(connection)
-            return bool(found)
-
-        return await self._db.write(change)
+        names, marks, written = _assignments(members)
+        pairs = ", ".join(f"{n} = {m}" for n, m in zip(names, marks, strict=True))
+        change = Statement(
+            f"UPDATE api_keys SET {pairs or 'id = id'} WHERE id = ? RETURNING {_COLUMNS}",
+            (*written, key_id),
+        )
+        [rows] = await self._tables.write(change, moves=_REVISION, check=_readable)
+        return bool(rows)
 
     async def delete(self, key_id: int) -> bool:
-        def remove(connection: Connection) -> bool:
-            found = connection.execute("DELETE FROM api_keys WHERE id = ?", (key_id,))
-            _changed(connection)
-            return found > 0
-
-        return await self._db.write(remove)
+        delete = Statement("DELETE FROM api_keys WHERE id = ? RETURNING id", (key_id,))
+        [rows] = await self._tables.write(delete, moves=_REVISION)
+        return bool(rows)
 
     async def rotate(self, key_id: int, text: str) -> None:
         """Gives a key another text; its rights and its id stay."""
         row = (digest(text), _visible(text), key_id)
-
-        def change(connection: Connection) -> None:
-            connection.execute("UPDATE api_keys SET hash = ?, visible = ? WHERE id = ?", row)
-            _changed(connection)
-
-        await self._db.write(change)
+        change = Statement("UPDATE api_keys SET hash = ?, visible = ? WHERE id = ?", row)
+        await self._tables.write(change, moves=_REVISION)
 
     async def touch(self, used: Mapping[int, datetime]) -> None:
         """Keeps when keys were last used; no revision, as nobody's rights change."""
-        rows = [(iso(when), key_id) for key_id, when in used.items()]
-
-        def write(connection: Connection) -> None:
-            for row in rows:
-                connection.execute("UPDATE api_keys SET last_used = ? WHERE id = ?", row)
-
-        await self._db.write(write)
+        # In one order, so that two processes never wait for each other.
+        await self._tables.write(
+            *(
+                Statement("UPDATE api_keys SET last_used = ? WHERE id = ?", (iso(when), key_id))
+                for key_id, when in sorted(used.items())
+            )
+        )
 
 
 class AdminSecret:
     """The administrator's secret, kept as a salted hash: it has too many bits to guess."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._db = database
+    def __init__(self, tables: Tables, clock: Clock) -> None:
+        self._tables = tables
         self._clock = clock
 
-    def stored(self) -> tuple[bytes, bytes] | None:
+    async def stored(self) -> tuple[bytes, bytes] | None:
         """(salt, hash), or None before the first start."""
-        rows = self._db.read("SELECT salt, hash FROM secrets WHERE name = 'admin'")
+        rows = await self._tables.read("SELECT salt, hash FROM secrets WHERE name = 'admin'")
         return (rows[0][0], rows[0][1]) if rows else None
+
+    async def create(self) -> str | None:
+        """The first secret, the only time its text is seen; None when there is one already."""
+        text, row = self._made()
+        sql = f"{_ADMIN_ROW} ON CONFLICT DO NOTHING RETURNING name"
+        [rows] = await self._tables.write(Statement(sql, row), moves=_REVISION)
+        return text if rows else None
 
     async def replace(self) -> str:
         """A new secret; the only time its text is seen."""
+        text, row = self._made()
+        sql = (
+            f"{_ADMIN_ROW} ON CONFLICT (name) DO UPDATE SET"
+            " salt = excluded.salt, hash = excluded.hash, created = excluded.created"
+        )
+        await self._tables.write(Statement(sql, row), moves=_REVISION)
+        return text
+
+    def _made(self) -> tuple[str, tuple[Any, ...]]:
         text = f"as-{random_hex(20)}"
         salt = bytes.fromhex(random_hex(16))
-        row = (salt, salted(salt, text), iso(self._clock.now()))
-
-        def write(connection: Connection) -> None:
-            connection.execute("DELETE FROM secrets WHERE name = 'admin'")
-            connection.execute(
-                "INSERT INTO secrets (name, salt, hash, created) VALUES ('admin', ?, ?, ?)", row
-            )
-            _changed(connection)
-
-        await self._db.write(write)
-        return text
+        return text, (salt, salted(salt, text), iso(self._clock.now()))
 
 
 def salted(salt: bytes, text: str) -> bytes:
     return hmac.digest(salt, text.encode(), "sha256")
-
-
-def _changed(connection: Connection) -> None:
-    connection.execute("UPDATE revisions SET number = number + 1 WHERE name = 'keys'")
 
 
 def _assignments(members: Mapping[str, Any]) -> tuple[list[str], list[str], list[Any]]:
@@ -217,6 +206,15 @@ def _written(name: str, value: Any) -> Any:
     if name in _LISTS:
         return "[]"
     return iso(value) if isinstance(value, datetime) else value
+
+
+def _readable(found: list[Rows]) -> None:
+    """Before the commit: a row that cannot be read would stop the next start."""
+    _keys(found[0])
+
+
+def _keys(rows: Rows) -> list[ApiKey]:
+    return [_key(row) for row in rows]
 
 
 def _key(row: Row) -> ApiKey:

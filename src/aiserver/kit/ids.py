@@ -5,6 +5,9 @@ import re
 from datetime import UTC, datetime, timedelta
 
 _COUNT_BITS = 21
+_CALL_BITS = 8
+_MOST_CALLS = 2**_CALL_BITS - 1
+_MOST_NUMBERS = 2 ** (_COUNT_BITS - _CALL_BITS) - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -23,24 +26,28 @@ def request_id(offered: str | None) -> str:
 
 
 class CallIds:
-    """Numbers for calls: 63 bits that grow with time, each given once by this process.
+    """Numbers for calls: 63 bits that grow with time, each given once in an installation.
 
-    42 bits are milliseconds since 1970, the rest counts from a random start, so that the numbers of
-    two processes hardly ever meet.
+    42 bits are milliseconds since 1970, 13 tell `process` and the `kind` (0 or 1) of calls in it, 8
+    count; what does not fit in a millisecond takes from the next one. Without a number of its own a
+    process takes one by chance.
     """
 
-    def __init__(self) -> None:
-        self._last = 0
-        self._start = int.from_bytes(os.urandom(2)) << 3
+    def __init__(self, process: int | None = None, kind: int = 0) -> None:
+        number = int.from_bytes(os.urandom(2)) if process is None else process
+        self._from = ((number << 1 | kind) & _MOST_NUMBERS) << _CALL_BITS
+        self._last_ms = 0
+        self._count = 0
 
     def next(self, now_ms: int) -> int:
         """Greater than every number before, even when the clock steps back."""
-        floor = now_ms << _COUNT_BITS
-        if floor > self._last:
-            self._last = floor | self._start
+        if now_ms > self._last_ms:
+            self._last_ms, self._count = now_ms, 0
+        elif self._count < _MOST_CALLS:
+            self._count += 1
         else:
-            self._last += 1
-        return self._last
+            self._last_ms, self._count = self._last_ms + 1, 0
+        return self._last_ms << _COUNT_BITS | self._from | self._count
 
 
 def first_of(moment: datetime) -> int:

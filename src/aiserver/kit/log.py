@@ -12,14 +12,24 @@ Logger = structlog.stdlib.BoundLogger
 
 
 def configure(
-    *, level: str, form: str, redact: Callable[[str], str], stream: TextIO = sys.stdout
+    *,
+    level: str,
+    form: str,
+    redact: Callable[[str], str],
+    stream: TextIO = sys.stdout,
+    worker: int | None = None,
 ) -> None:
-    """Sends every logger of the process, ours and the libraries', through one renderer."""
+    """Sends every logger of the process, ours and the libraries', through one renderer.
+
+    `worker` numbers the process where several write to one log.
+    """
     console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(_numbered(worker))
     if not console:
         shared.append(structlog.processors.format_exc_info)
     structlog.configure(
@@ -68,6 +78,14 @@ def _renderer(console: bool, stream: TextIO) -> Processor:
             colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     return structlog.processors.JSONRenderer()
+
+
+def _numbered(worker: int) -> Processor:
+    def add(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event["worker"] = worker
+        return event
+
+    return add
 
 
 def _masked(redact: Callable[[str], str]) -> Callable[[WrappedLogger, str, Any], str]:

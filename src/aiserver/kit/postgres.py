@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -11,13 +11,13 @@ from asyncpg import Record
 from aiserver.kit import log
 from aiserver.kit.db import IntegrityError, StorageError
 
-__all__ = ["OLDEST_SERVER", "ConnectionCut", "Listener", "Postgres", "Record", "Transaction"]
+__all__ = ["ConnectionCut", "Listener", "Postgres", "Record", "Rows", "TookTooLong", "Transaction"]
 
 OLDEST_SERVER = 14
 
 _CONNECTIONS = 8
-_STATEMENT_SECONDS = 10.0
-_PATIENCE_SECONDS = 5.0
+STATEMENT_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
 _MOST_WAITING = 1_000
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
@@ -26,7 +26,7 @@ _CACHED_STATEMENTS = 200
 _TRIES = 3
 
 _CUT = (OSError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_TROUBLE = (asyncpg.PostgresError, *_CUT)
+TROUBLE = (asyncpg.PostgresError, *_CUT)
 # The server starts, stops, recovers or has no connection left: it may take us in a moment.
 _AWAY = ("57P", "08", "53300")
 # A deadlock or a lost race: the server undid the whole statement.
@@ -51,6 +51,10 @@ Rows = list[Record]
 
 class ConnectionCut(StorageError):
     """PostgreSQL ended the connection; whether it did what it was told is not known."""
+
+
+class TookTooLong(StorageError):
+    """A statement did not end in its time, or was told to stop."""
 
 
 class Transaction:
@@ -103,8 +107,8 @@ class Postgres:
         url: str,
         *,
         connections: int = _CONNECTIONS,
-        statement_seconds: float = _STATEMENT_SECONDS,
-        patience_seconds: float = _PATIENCE_SECONDS,
+        statement_seconds: float = STATEMENT_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> "Postgres":
         """Raises StorageError when the server cannot be used, or is none of ours.
 
@@ -151,10 +155,10 @@ class Postgres:
                     raise StorageError(
                         "PostgreSQL undid a transaction in which a statement failed."
                     )
-            except (*_TROUBLE, TimeoutError) as error:
-                raise _mapped(error) from error
+            except (*TROUBLE, TimeoutError) as error:
+                raise mapped(error) from error
             finally:
-                with contextlib.suppress(*_TROUBLE, TimeoutError):
+                with contextlib.suppress(*TROUBLE, TimeoutError):
                     if connection.is_in_transaction():
                         await connection.execute("ROLLBACK")
 
@@ -162,14 +166,14 @@ class Postgres:
         """A connection outside the pool, of the driver; for a Listener."""
         try:
             return await self._connect()
-        except (*_TROUBLE, TimeoutError) as error:
-            raise _mapped(error) from error
+        except (*TROUBLE, TimeoutError) as error:
+            raise mapped(error) from error
 
     async def close(self) -> None:
         """Ends what is idle at once, and what is busy after a statement's longest time."""
         try:
             await asyncio.wait_for(self._pool.close(), self._seconds)
-        except (*_TROUBLE, TimeoutError):
+        except (*TROUBLE, TimeoutError):
             self._pool.terminate()
 
     async def _run(self, statement: Callable[[Any], Any]) -> Any:
@@ -177,10 +181,10 @@ class Postgres:
             async with self._connection() as connection:
                 try:
                     return await statement(connection)
-                except (*_TROUBLE, TimeoutError) as error:
+                except (*TROUBLE, TimeoutError) as error:
                     if _state(error) in _UNDONE and tries_left:
                         continue
-                    raise _mapped(error) from error
+                    raise mapped(error) from error
         raise AssertionError
 
     @contextlib.asynccontextmanager
@@ -195,7 +199,7 @@ class Postgres:
         try:
             yield connection
         finally:
-            with contextlib.suppress(*_TROUBLE):
+            with contextlib.suppress(*TROUBLE):
                 await self._pool.release(connection, timeout=self._seconds)
 
     async def _acquire(self) -> Any:
@@ -210,34 +214,14 @@ class Postgres:
                     f"No connection to PostgreSQL in {self._patience:g} s: the server does not "
                     f"answer, or all {self._connections} connections are busy."
                 ) from None
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 if not _is_away(error) or loop.time() + pause > until:
-                    raise _mapped(error) from error
+                    raise mapped(error) from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _connect(self, *_: Any, **__: Any) -> Any:
-        milliseconds = str(round(self._seconds * 1000))
-        try:
-            return await _driver.connect(
-                self._url,
-                timeout=self._patience,
-                # The server ends a statement first, unless it is the network that hangs.
-                command_timeout=self._seconds + 2,
-                statement_cache_size=_CACHED_STATEMENTS,
-                server_settings={
-                    **_SESSION,
-                    "statement_timeout": milliseconds,
-                    "lock_timeout": milliseconds,
-                    "idle_in_transaction_session_timeout": milliseconds,
-                },
-            )
-        except (ValueError, asyncpg.ClientConfigurationError):
-            # The driver's words may hold a part of the password.
-            raise StorageError(
-                "DATABASE_URL is no address of a PostgreSQL. Write postgresql://user:password"
-                "@host:port/database, with %-escapes in user and password where needed."
-            ) from None
+        return await connect(self._url, seconds=self._seconds, patience=self._patience)
 
     async def _refuse_unusable(self) -> None:
         [(version, encoding)] = await self.rows(
@@ -252,6 +236,37 @@ class Postgres:
             raise StorageError(
                 f"The PostgreSQL database stores {encoding}. Create one with ENCODING 'UTF8'."
             )
+
+
+async def connect(
+    url: str, *, seconds: float, patience: float, session: Mapping[str, str] | None = None
+) -> Any:
+    """A connection of the driver, which raises what `mapped` maps.
+
+    `session` are settings of its own. Raises StorageError for what is no address.
+    """
+    milliseconds = str(round(seconds * 1000))
+    try:
+        return await _driver.connect(
+            url,
+            timeout=patience,
+            # The server ends a statement first, unless it is the network that hangs.
+            command_timeout=seconds + 2,
+            statement_cache_size=_CACHED_STATEMENTS,
+            server_settings={
+                **_SESSION,
+                "statement_timeout": milliseconds,
+                "lock_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+                **(session or {}),
+            },
+        )
+    except (ValueError, asyncpg.ClientConfigurationError):
+        # The driver's words may hold a part of the password.
+        raise StorageError(
+            "DATABASE_URL is no address of a PostgreSQL. Write postgresql://user:password"
+            "@host:port/database, with %-escapes in user and password where needed."
+        ) from None
 
 
 class Listener:
@@ -309,8 +324,8 @@ class Listener:
             while not await _happened(lost, self._alive_seconds):
                 # A peer that vanished without a word is noticed only by asking.
                 await connection.execute("SELECT 1")
-        except (*_TROUBLE, TimeoutError) as error:
-            raise _mapped(error) from error
+        except (*TROUBLE, TimeoutError) as error:
+            raise mapped(error) from error
         finally:
             self.listening.clear()
             connection.terminate()
@@ -357,13 +372,21 @@ def _is_value(error: BaseException) -> bool:
     return isinstance(error, ValueError) or (state.startswith(_VALUE) and state != _USED_UP)
 
 
-def _mapped(error: BaseException) -> Exception:
+def writable(text: str) -> str:
+    """As PostgreSQL can hold it: it takes neither NUL nor a lone surrogate."""
+    if text.isascii() and "\x00" not in text:
+        return text
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
+
+
+def mapped(error: BaseException) -> Exception:
+    """What the callers of this file get for one of TROUBLE, or a TimeoutError."""
     if _state(error).startswith(_CONSTRAINT):
         return IntegrityError(f"PostgreSQL refuses: {error}.")
     if _is_value(error):
         return ValueError(f"PostgreSQL cannot hold this value: {error}.")
     if isinstance(error, TimeoutError) or _state(error) == "57014":
-        return StorageError("PostgreSQL took too long; the statement was cancelled.")
+        return TookTooLong("PostgreSQL took too long; the statement was cancelled.")
     if _is_away(error):
         return ConnectionCut(f"PostgreSQL cannot be reached: {error}.")
     return StorageError(f"PostgreSQL cannot do this: {error}.")

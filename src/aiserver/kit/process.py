@@ -254,9 +254,14 @@ def _ending(code: int | None, last_line: str) -> str:
 
 def die_with_parent() -> None:
     """For the main of a supervised child: end when the parent does, even if that was killed."""
+    killed_with_parent()
+    threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
+
+
+def killed_with_parent() -> None:
+    """Where the system can: this process never outlives the one that began it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
 
 
 def _exit_at_end_of_stdin() -> None:

@@ -18,7 +18,7 @@ async def reconcile(
     wanted = _from_settings(settings)
     if embedded_model is not None:
         wanted["local"] = _embedded(embedded_model)
-    existing = {p.name: p for p in store.all()}
+    existing = {p.name: p for p in await store.all()}
     for provider in existing.values():
         if provider.source in (ENVIRONMENT, EMBEDDED) and provider.name not in wanted:
             await store.delete(provider.id)
@@ -37,7 +37,10 @@ async def _put(
         try:
             await store.create(name, source, members)
         except NameTaken:
-            _log.warning("provider_name_taken", provider=name)
+            # Another node, set alike, may have been the first.
+            sources = [p.source for p in await store.all() if p.name == name]
+            if source not in sources:
+                _log.warning("provider_name_taken", provider=name)
     elif existing.source != source:
         _log.warning("provider_name_taken", provider=name, by=existing.source)
     elif any(getattr(existing, member) != value for member, value in members.items()):

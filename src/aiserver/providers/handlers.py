@@ -83,11 +83,11 @@ class ProviderHandlers:
             provider = await self._store.create(request.name, ADMIN, members)
         except NameTaken:
             raise _taken(request.name) from None
-        self._renewed()
+        await self._renewed()
         return IdResponse(id=str(provider.id))
 
     async def update(self, request: UpdateAiProvider, call: Call) -> IdResponse:
-        provider = self._existing(request.id)
+        provider = await self._existing(request.id)
         members = checked(request)
         for member in call.reset:
             members[_resettable(member)] = None
@@ -97,18 +97,18 @@ class ProviderHandlers:
             await self._store.update(provider, members)
         except NameTaken:
             raise _taken(str(request.name)) from None
-        self._renewed()
+        await self._renewed()
         return IdResponse(id=str(provider.id))
 
     async def delete(self, request: DeleteAiProvider, call: Call) -> None:
-        provider = self._existing(request.id)
+        provider = await self._existing(request.id)
         if provider.source != ADMIN:
             raise Conflict(
                 f"Provider {provider.name} comes from the server's settings and would be back at "
                 "the next start. Unset its variable, or disable it with UpdateAiProvider."
             )
         await self._store.delete(provider.id)
-        self._renewed()
+        await self._renewed()
 
     async def list_models(self, request: ListModels, call: Call) -> ListModelsResponse:
         names = sorted(self._pool.models(asleep=self._asleep).items())
@@ -121,14 +121,14 @@ class ProviderHandlers:
             raise ModelNotFound(f"Model {request.model} not found.", param="model")
         return _open_ai(request.model, owner)
 
-    def _existing(self, provider_id: int) -> Provider:
-        for provider in self._store.all():
+    async def _existing(self, provider_id: int) -> Provider:
+        for provider in await self._store.all():
             if provider.id == provider_id:
                 return provider
         raise NotFound("Provider not found")
 
-    def _renewed(self) -> None:
-        self._pool.refresh()
+    async def _renewed(self) -> None:
+        await self._pool.refresh()
         self._changed()
 
     def _shown(self, provider: Provider, call: Call) -> AiProvider:

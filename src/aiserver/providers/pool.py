@@ -51,6 +51,7 @@ class ProviderPool:
         self._clock = clock
         self._now = clock.monotonic
         self._revision = -1
+        self._reading = asyncio.Lock()
         self._candidates: dict[int, Candidate] = {}
         self._listed: dict[int, dict[str, str]] = {}
         self._told_misconfigured: dict[int, Provider] = {}
@@ -59,22 +60,26 @@ class ProviderPool:
         self._tell_better: Callable[[], None] | None = None
         self._slots = Slots(self.freed, self._changed)
 
-    def refresh(self) -> bool:
+    async def refresh(self) -> bool:
         """Reads the providers again if they changed. Raises StorageError; then the old stay."""
-        revision = self._store.revision()
-        if revision == self._revision:
-            return False
+        # One at a time: what was read first must not replace what was read later.
+        async with self._reading:
+            revision = await self._store.revision()
+            if revision == self._revision:
+                return False
+            self._replace(await self._store.all())
+            self._revision = revision
+            return True
+
+    def _replace(self, providers: list[Provider]) -> None:
         before = self._candidates
         self._candidates = {
-            provider.id: self._renewed(before.get(provider.id), provider)
-            for provider in self._store.all()
+            provider.id: self._renewed(before.get(provider.id), provider) for provider in providers
         }
         self._listed = {i: m for i, m in self._listed.items() if i in self._candidates}
         told = self._told_misconfigured.items()
         self._told_misconfigured = {i: p for i, p in told if i in self._candidates}
-        self._revision = revision
         self._names_changed()
-        return True
 
     def providers(self) -> list[Provider]:
         return [candidate.provider for candidate in self._candidates.values()]

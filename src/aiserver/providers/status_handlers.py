@@ -44,7 +44,7 @@ class StatusHandlers:
         if request.online or provider.offline is None:
             offline = None if request.online else self._clock.now()
             await self._store.update(provider, {"offline": offline})
-        self._pool.refresh()
+        await self._pool.refresh()
         if request.online:
             self._pool.forgive(provider.id)
         self._changed()

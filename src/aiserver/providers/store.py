@@ -8,12 +8,14 @@ import msgspec
 
 from aiserver.kit.clock import Clock
 from aiserver.kit.crypto import Cipher
-from aiserver.kit.db import Connection, Database, IntegrityError, Row
+from aiserver.kit.db import IntegrityError, Row
+from aiserver.kit.tables import Rows, Statement, Tables
 from aiserver.kit.times import iso, parse_iso
 from aiserver.providers.operations import AiProviderModel
 
 ADMIN, ENVIRONMENT, EMBEDDED = "admin", "environment", "embedded"
 
+_REVISION = "providers"
 _COLUMNS = (
     "id, name, source, ai_type_id, api_base_url, api_key, api_key_var, api_key_header, "
     "heartbeat_url, task_paths, concurrency, priority, weight, enabled, offline, created, models"
@@ -56,19 +58,19 @@ class ProviderStore:
     """
 
     def __init__(
-        self, database: Database, cipher: Cipher, clock: Clock, learn: Callable[[str], None]
+        self, tables: Tables, cipher: Cipher, clock: Clock, learn: Callable[[str], None]
     ) -> None:
-        self._db = database
+        self._tables = tables
         self._cipher = cipher
         self._learn = learn
         self._clock = clock
 
-    def all(self) -> list[Provider]:
-        rows = self._db.read(f"SELECT {_COLUMNS} FROM providers ORDER BY priority DESC, id")
-        return [_provider(row) for row in rows]
+    async def all(self) -> list[Provider]:
+        sql = f"SELECT {_COLUMNS} FROM providers ORDER BY priority DESC, id"
+        return _providers(await self._tables.read(sql))
 
-    def revision(self) -> int:
-        return int(self._db.read("SELECT number FROM revisions WHERE name = 'providers'")[0][0])
+    async def revision(self) -> int:
+        return await self._tables.revision(_REVISION)
 
     def key_of(self, provider: Provider) -> str | None:
         """The upstream key in clear. Raises EncryptionKeyError when it cannot be opened."""
@@ -83,20 +85,16 @@ class ProviderStore:
         values = {"name": name, "source": source, "created": self._clock.now(), **members}
         written = self._written(name, values)
 
-        def insert(connection: Connection) -> Provider:
-            names = ", ".join(written)
-            marks = ", ".join("?" for _ in written)
-            try:
-                rows = connection.rows(
-                    f"INSERT INTO providers ({names}) VALUES ({marks}) RETURNING {_COLUMNS}",
-                    list(written.values()),
-                )
-            except IntegrityError:
-                raise NameTaken from None
-            _changed(connection)
-            return _provider(rows[0])
-
-        return await self._db.write(insert)
+        insert = Statement(
+            f"INSERT INTO providers ({', '.join(written)}) "
+            f"VALUES ({', '.join('?' for _ in written)}) RETURNING {_COLUMNS}",
+            list(written.values()),
+        )
+        try:
+            [rows] = await self._tables.write(insert, moves=_REVISION, check=_readable)
+        except IntegrityError:
+            raise NameTaken from None
+        return _provider(rows[0])
 
     async def update(self, provider: Provider, members: Mapping[str, Any]) -> None:
         """Raises NameTaken. A key is sealed for its provider's name; a new name seals it anew."""
@@ -106,42 +104,28 @@ class ProviderStore:
             values["api_key"] = self.key_of(provider)
         written = self._written(name, values)
 
-        def change(connection: Connection) -> None:
-            pairs = ", ".join(f"{column} = ?" for column in written) or "id = id"
-            try:
-                rows = connection.rows(
-                    f"UPDATE providers SET {pairs} WHERE id = ? RETURNING {_COLUMNS}",
-                    (*written.values(), provider.id),
-                )
-            except IntegrityError:
-                raise NameTaken from None
-            # Read back before the commit: a row that cannot be read would stop the next start.
-            for row in rows:
-                _provider(row)
-            _changed(connection)
-
-        await self._db.write(change)
+        pairs = ", ".join(f"{column} = ?" for column in written) or "id = id"
+        change = Statement(
+            f"UPDATE providers SET {pairs} WHERE id = ? RETURNING {_COLUMNS}",
+            (*written.values(), provider.id),
+        )
+        try:
+            await self._tables.write(change, moves=_REVISION, check=_readable)
+        except IntegrityError:
+            raise NameTaken from None
 
     async def seal_again(self) -> int:
         """Seals every upstream key with the newest encryption key, all or none; how many."""
-        keys = [(p, key) for p in self.all() if (key := self.key_of(p)) is not None]
+        keys = [(p, key) for p in await self.all() if (key := self.key_of(p)) is not None]
         sealed = [(self._written(p.name, {"api_key": key})["api_key"], p.id) for p, key in keys]
-
-        def write(connection: Connection) -> None:
-            for row in sealed:
-                connection.execute("UPDATE providers SET api_key = ? WHERE id = ?", row)
-            _changed(connection)
-
-        await self._db.write(write)
+        sql = "UPDATE providers SET api_key = ? WHERE id = ?"
+        await self._tables.write(*(Statement(sql, row) for row in sealed), moves=_REVISION)
         return len(sealed)
 
     async def delete(self, provider_id: int) -> bool:
-        def remove(connection: Connection) -> bool:
-            found = connection.execute("DELETE FROM providers WHERE id = ?", (provider_id,))
-            _changed(connection)
-            return found > 0
-
-        return await self._db.write(remove)
+        delete = Statement("DELETE FROM providers WHERE id = ? RETURNING id", (provider_id,))
+        [rows] = await self._tables.write(delete, moves=_REVISION)
+        return bool(rows)
 
     def _written(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         written = dict(values)
@@ -156,8 +140,13 @@ class ProviderStore:
         return written
 
 
-def _changed(connection: Connection) -> None:
-    connection.execute("UPDATE revisions SET number = number + 1 WHERE name = 'providers'")
+def _readable(found: list[Rows]) -> None:
+    """Before the commit: a row that cannot be read would stop the next start."""
+    _providers(found[0])
+
+
+def _providers(rows: Rows) -> list[Provider]:
+    return [_provider(row) for row in rows]
 
 
 def _provider(row: Row) -> Provider:

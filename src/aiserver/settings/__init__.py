@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from aiserver.settings.casts import (
     Secret,
+    count,
+    database_url,
     one_of,
     origins,
     port,
@@ -51,6 +53,9 @@ HOST = Setting(
     "Address that the server listens on; localhost means 127.0.0.1 and ::1.",
 )
 APP_DATA = Setting("APP_DATA", Path, "App_Data", "Folder for everything that must survive.")
+AI_FILES_PATH = Setting(
+    "AI_FILES_PATH", Path, None, "Folder for uploaded files. Without it APP_DATA/files."
+)
 AUTH_SECRET = Setting(
     "AUTH_SECRET",
     secret,
@@ -66,10 +71,14 @@ ENCRYPTION_KEY = Setting(
     "generated in APP_DATA/encryption.key.",
 )
 DATABASE_URL = Setting(
-    "DATABASE_URL", text, None, "Only the embedded SQLite database in APP_DATA is supported so far."
+    "DATABASE_URL",
+    database_url,
+    None,
+    "PostgreSQL for several processes and nodes: postgresql://user:password@host:5432/database. "
+    "Without it everything is in SQLite files in APP_DATA.",
 )
 WORKERS = Setting(
-    "WORKERS", whole, "1", "Gateway processes. More than one needs PostgreSQL and is refused."
+    "WORKERS", count, "1", "Gateway processes of this machine; more than one needs DATABASE_URL."
 )
 MAX_BODY = Setting(
     "MAX_BODY", size, "50MB", "Largest body that is held in memory: JSON and form values."
@@ -199,6 +208,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     PORT,
     HOST,
     APP_DATA,
+    AI_FILES_PATH,
     AUTH_SECRET,
     ENCRYPTION_KEY,
     DATABASE_URL,
@@ -322,7 +332,7 @@ def _cast(setting: Setting[Any], written: str, source: str) -> Any:
     try:
         return setting.read(written)
     except ValueError as error:
-        shown = "" if setting.read is secret else f" is {written!r}"
+        shown = "" if setting.read in (secret, database_url) else f" is {written!r}"
         raise SettingError(f"{setting.name} ({source}){shown}: {error}.") from None
 
 
@@ -375,9 +385,13 @@ def _refuse_unusable(values: Mapping[str, Any]) -> None:
             "AUTH_SECRET is shorter than 24 characters. Use a longer one, or unset it to have one "
             "generated."
         )
-    if values[DATABASE_URL.name] and values[DATABASE_URL.name] != "sqlite":
+    if values[DATABASE_URL.name] is None:
+        if values[WORKERS.name] > 1:
+            raise SettingError(
+                "WORKERS: more than one process needs PostgreSQL. Set DATABASE_URL, or WORKERS=1."
+            )
+    elif values[ENCRYPTION_KEY.name] is None:
         raise SettingError(
-            "DATABASE_URL: this version supports only the embedded SQLite database; unset it."
+            "ENCRYPTION_KEY: on PostgreSQL every node needs the same one, so none is generated. "
+            "Make one with `openssl rand -base64 32`."
         )
-    if values[WORKERS.name] != 1:
-        raise SettingError("WORKERS: more than one process needs PostgreSQL; set it to 1.")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+MOST_WORKERS = 256
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -33,10 +34,26 @@ def secret(value: str) -> Secret:
     return Secret(value)
 
 
+def database_url(value: str) -> Secret | None:
+    """A PostgreSQL's address, with its password; `sqlite` is the embedded database."""
+    if value.lower() == "sqlite":
+        return None
+    if not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError("postgresql://user:password@host:5432/database or sqlite is needed")
+    return Secret(value)
+
+
 def whole(value: str) -> int:
     if not re.fullmatch(r"\d{1,9}", value):
         raise ValueError("a whole number such as 8 is needed")
     return int(value)
+
+
+def count(value: str) -> int:
+    number = whole(value)
+    if not 1 <= number <= MOST_WORKERS:
+        raise ValueError(f"a number from 1 to {MOST_WORKERS} is needed")
+    return number
 
 
 def port(value: str) -> int:

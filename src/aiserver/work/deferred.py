@@ -1,19 +1,26 @@
 """Calls made as jobs though somebody waits: by `Prefer`, or so that a repeated one runs once."""
 
-import hashlib
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, NamedTuple
 
-import msgspec
-
-from aiserver.contract.errors import ApiError, Conflict, InvalidRequest, UpstreamTimedOut
+from aiserver.contract.errors import (
+    ApiError,
+    Conflict,
+    Gone,
+    InvalidRequest,
+    StorageUnavailable,
+    UpstreamTimedOut,
+)
 from aiserver.contract.operation import (
     Answer,
     Call,
+    EventStream,
     Handler,
     JsonBytes,
     Operation,
+    StreamForm,
     WithHeaders,
     operation_of,
 )
@@ -23,35 +30,48 @@ from aiserver.jobs.queue import Queue
 from aiserver.jobs.records import BackgroundJobState, acknowledgement
 from aiserver.jobs.shown import meta, why
 from aiserver.jobs.store import Accepted
-from aiserver.work.twins import QueueHandlers
+from aiserver.kit.db import StorageError
+from aiserver.work.asked import NOTHING, Asked
+from aiserver.work.twins import QueueHandlers, replayed
 
 _WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,5})\"?\s*", re.IGNORECASE)
 _LONGEST_WAIT = 600
 _LONGEST_KEY = 255
 # As long as a direct call may take; who gave no `wait` of its own is told where the job is then.
 _USUAL_WAIT = 600.0
+# Proxies close what is silent for a minute, some for half of one.
+_SILENCE_SECONDS = 15.0
+_STILL_HERE = b": still here\n\n"
+
+# The form of an operation's stream, and the pieces of an answer to a call with these members.
+Telling = tuple[StreamForm, Callable[[dict[str, Any], bytes], list[bytes]]]
 
 
 class Manner(NamedTuple):
-    """How the caller wants it done; `wait` in seconds, None where nothing was said of it."""
+    """How the caller wants it done; `wait` in seconds, None where nothing was said of it.
+
+    `job` counts where the call becomes one.
+    """
 
     respond_async: bool = False
     wait: float | None = None
-    idempotency_key: str | None = None
+    job: Asked = NOTHING
 
     @property
     def asked(self) -> bool:
         """Whether the call must be a job."""
-        return self != _DIRECT
+        return self.respond_async or self.wait is not None or self.job.idempotency_key is not None
 
 
-_DIRECT = Manner()
-
-
-def manner_of(prefer: str | None, idempotency_key: str | None) -> Manner:
-    """As the headers `Prefer` and `Idempotency-Key` say. Raises InvalidRequest."""
-    if prefer is None and idempotency_key is None:
-        return _DIRECT
+def manner_of(
+    prefer: str | None,
+    idempotency_key: str | None,
+    *,
+    deadline: str | None = None,
+    run_after: str | None = None,
+    priority: str | None = None,
+) -> Manner:
+    """As `Prefer`, `Idempotency-Key` and the three Job headers say. Raises InvalidRequest."""
     if idempotency_key is not None and not 0 < len(idempotency_key) <= _LONGEST_KEY:
         raise InvalidRequest(f"An Idempotency-Key has 1 to {_LONGEST_KEY} characters.")
     respond_async, wait = False, None
@@ -60,15 +80,33 @@ def manner_of(prefer: str | None, idempotency_key: str | None) -> Manner:
             respond_async = True
         elif (found := _WAIT.fullmatch(preference)) is not None:
             wait = float(min(int(found[1]), _LONGEST_WAIT))
-    return Manner(respond_async, wait, idempotency_key)
+    return Manner(respond_async, wait, Asked(idempotency_key, deadline, run_after, priority))
 
 
 class Deferred:
-    """Runs a queueable operation as a job and answers as the operation would, once it can."""
+    """Runs a queueable operation as a job and answers as the operation would, once it can.
 
-    def __init__(self, queue: Queue, handlers: QueueHandlers) -> None:
+    `tellings` by operation; a stream is begun with comments when `silence` seconds were too few.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        handlers: QueueHandlers,
+        tellings: Mapping[str, Telling] | None = None,
+        *,
+        silence: float = _SILENCE_SECONDS,
+    ) -> None:
         self._queue = queue
         self._handlers = handlers
+        self._tellings = tellings or {}
+        self._silence = silence
+
+    def handler_of(self, operation: Operation, manner: Manner) -> Handler | None:
+        """What answers a call in this manner; None where the operation does so itself."""
+        if operation.twin_of is not None and manner.job != NOTHING:
+            return self._handlers.asked(manner.job)
+        return self.handler(manner) if operation.queued is not None and manner.asked else None
 
     def handler(self, manner: Manner) -> Handler:
         """What answers a queueable operation in this manner; its calls bear their members."""
@@ -80,40 +118,85 @@ class Deferred:
 
     async def _run(self, call: Call, members: dict[str, Any], manner: Manner) -> Answer:
         operation = call.operation
-        if members.get("stream"):
-            raise InvalidRequest(
-                "A call with Prefer or Idempotency-Key is not streamed; leave `stream` out, or "
-                "follow its job at /api/jobs/{id}/events."
-            )
-        body_hash = _hash(members) if manner.idempotency_key is not None else None
-        accepted = await self._handlers.defer(
-            operation,
-            members,
-            call,
-            idempotency_key=manner.idempotency_key,
-            body_hash=body_hash,
-        )
-        headers = _replayed(accepted)
+        telling = self._telling(operation, manner) if members.get("stream") else None
+        accepted = await self._handlers.defer(operation, members, call, manner.job)
+        headers = replayed(accepted)
+        if telling is not None:
+            return await self._stream(call, accepted, telling, members)
         if manner.respond_async and manner.wait is None and not accepted.state.ended:
             return _later(operation, accepted, headers)
         wait = _USUAL_WAIT if manner.wait is None else manner.wait
         job = await self._queue.ended(accepted.id, seconds=wait)
         if job is None and manner.wait is None:
-            raise UpstreamTimedOut(
-                "The call has not ended yet and goes on as a job; ask for it by its refId.",
-                reason="job_not_ended",
-                meta=_ids(operation, accepted),
+            raise _not_ended(operation, accepted)
+        if job is None:
+            return _later(operation, accepted, headers)
+        return WithHeaders(JsonBytes(_result(job)), headers)
+
+    def _telling(self, operation: Operation, manner: Manner) -> Telling:
+        telling = self._tellings.get(operation.name)
+        if telling is None or manner.respond_async or manner.wait is not None:
+            raise InvalidRequest(
+                "A call with Prefer is not streamed; leave `stream` out, or follow its job at "
+                "/api/jobs/{id}/events."
             )
-        return _later(operation, accepted, headers) if job is None else _ended(job, headers)
+        return telling
+
+    async def _stream(
+        self, call: Call, accepted: Accepted, telling: Telling, members: dict[str, Any]
+    ) -> EventStream:
+        # Most failures come early; until the stream has begun they have a status of their own.
+        job = await self._queue.ended(accepted.id, seconds=self._silence)
+        if job is not None:
+            _result(job)
+        form, pieces = telling
+
+        async def events() -> AsyncGenerator[bytes]:
+            ended, until = job, time.monotonic() + _USUAL_WAIT
+            try:
+                while ended is None:
+                    if time.monotonic() >= until:
+                        raise _not_ended(call.operation, accepted)
+                    if form is StreamForm.SSE:
+                        yield _STILL_HERE
+                    ended = await self._queue.ended(accepted.id, seconds=self._silence)
+                for piece in pieces(members, _result(ended)):
+                    yield piece
+            except StorageError as error:
+                raise _noted(call, StorageUnavailable(retry_after=2)) from error
+            except ApiError as error:
+                _noted(call, error)
+                raise
+            call.trace.status = 200
+
+        return EventStream(events(), lambda: None, form, replayed(accepted))
 
 
-def _ended(job: Job, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:
+def _result(job: Job) -> bytes:
+    """Raises what came instead of an answer."""
     if job.state is State.COMPLETED:
-        return WithHeaders(JsonBytes(job.result or b"{}"), headers)
+        if job.result is None:
+            raise Gone("The answer is not kept any more; send the call with a new Idempotency-Key.")
+        return job.result
     error = why(job)
     if job.state is State.CANCELLED:
         raise Conflict(error.message, code=error.error_code, meta=meta(job))
     raise _Failed(job)
+
+
+def _noted(call: Call, error: ApiError) -> ApiError:
+    """The error of a stream that has begun, for the call's history too."""
+    trace = call.trace
+    trace.status, trace.error, trace.message = error.http_status, error.error_reason, error.message
+    return error
+
+
+def _not_ended(operation: Operation, accepted: Accepted) -> UpstreamTimedOut:
+    return UpstreamTimedOut(
+        "The call has not ended yet and goes on as a job; ask for it by its refId.",
+        reason="job_not_ended",
+        meta=_ids(operation, accepted),
+    )
 
 
 class _Failed(ApiError):
@@ -151,12 +234,3 @@ def _ids(operation: Operation, accepted: Accepted) -> Mapping[str, str]:
         "refId": accepted.ref_id,
         "statusUrl": status_url(operation, accepted.ref_id),
     }
-
-
-def _replayed(accepted: Accepted) -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"Idempotency-Replayed", b"true"),) if accepted.replayed else ()
-
-
-def _hash(members: dict[str, Any]) -> bytes:
-    """Of what was asked, however its members were ordered."""
-    return hashlib.sha256(msgspec.json.encode(members, order="sorted")).digest()

@@ -2,46 +2,61 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from aiserver.contract.caller import Caller
 from aiserver.contract.operation import Handler
 from aiserver.contract.registry import Registry
+from aiserver.files.store import FileStore
 from aiserver.jobs.admin_handlers import AdminHandlers
 from aiserver.jobs.callback_handlers import CallbackHandlers
 from aiserver.jobs.callback_secrets import CallbackSecrets
 from aiserver.jobs.callbacks import Callbacks
 from aiserver.jobs.deliveries import Deliveries, Sink
+from aiserver.jobs.news import News
 from aiserver.jobs.queue import Queue
 from aiserver.jobs.reply_to import ReplyAddresses
 from aiserver.jobs.schedule import Schedule
 from aiserver.jobs.shown import RunningJob
 from aiserver.jobs.status_handlers import StatusHandlers
-from aiserver.jobs.store.sqlite import SqliteJobs
-from aiserver.jobs.store.sqlite_outbox import SqliteOutbox
+from aiserver.jobs.store import Announce, Bounds, JobStore, Outbox
 from aiserver.jobs.worker import HEARTBEAT_SECONDS, Worker
 from aiserver.kit.background import Background
 from aiserver.kit.clock import Clock
-from aiserver.kit.db import Database
+from aiserver.kit.ids import CallIds
 from aiserver.kit.outbound import Outbound
+from aiserver.kit.tables import Tables
 from aiserver.settlement import Settlement
-from aiserver.work.deferred import Deferred
+from aiserver.work.deferred import Deferred, Telling
 from aiserver.work.owner import dead_among, this_process
 from aiserver.work.rooms import Rooms, Slots
 from aiserver.work.runner import JobRunner
 from aiserver.work.terms import Terms
 from aiserver.work.twins import Placing, QueueHandlers
+from aiserver.work.uploads import JobUploads
 
 _SWEEP_SECONDS = 2.0
 _PROGRESS_SECONDS = 0.25
 _ARCHIVE_SECONDS = 60.0
 _UPKEEP_SECONDS = 3600.0
+_DISK_SECONDS = 6 * 3600.0
 # A job that ended stays where it is found fastest for so long.
 _ARCHIVE_AFTER = timedelta(minutes=5)
 _FORGET_KEYS_AFTER = timedelta(days=1)
 _FORGET_DELIVERIES_AFTER = timedelta(days=30)
+
+
+class Stores(Protocol):
+    """Opens what jobs are kept in; `close` of the database is its owner's."""
+
+    @property
+    def tables(self) -> Tables: ...
+
+    def jobs(self, bounds: Bounds, announce: Announce) -> JobStore: ...
+
+    def outbox(self) -> Outbox: ...
 
 
 class Desk:
@@ -49,25 +64,28 @@ class Desk:
 
     def __init__(
         self,
-        database: Database,
-        folder: Path,
+        stores: Stores,
         secrets: CallbackSecrets,
         clock: Clock,
         terms: Terms,
         background: Background,
         *,
         sink: Sink,
+        redact: Callable[[str], str],
+        call_ids: CallIds,
     ) -> None:
         self._clock = clock
         self._terms = terms
         self._background = background
+        self._redact = redact
+        self._call_ids = call_ids
         self._outbound = Outbound(terms.guard)
         self._addresses = ReplyAddresses(self._outbound, own=terms.own)
-        self._store = SqliteJobs(
-            database, clock, folder, bounds=terms.bounds, announce=Callbacks(self._addresses).of
-        )
+        callbacks = Callbacks(self._addresses, base=next(iter(terms.own), ""))
+        self._store = stores.jobs(terms.bounds, callbacks.of)
         self.queue = Queue(self._store)
-        self._outbox = SqliteOutbox(database, clock)
+        self._uploads = JobUploads(self.queue, FileStore(stores.tables, terms.files, clock))
+        self._outbox = stores.outbox()
         self._secrets = secrets
         self._deliveries = Deliveries(
             self._outbox, self._addresses, self._secrets, self._outbound, clock, sink=sink
@@ -76,11 +94,16 @@ class Desk:
         self._worker: Worker | None = None
 
     def handlers(
-        self, twins: Iterable[type[msgspec.Struct]], places: Mapping[str, Placing]
+        self,
+        twins: Iterable[type[msgspec.Struct]],
+        places: Mapping[str, Placing],
+        tellings: Mapping[str, Telling],
     ) -> dict[type[msgspec.Struct], Handler]:
         """Those of queued calls, of jobs and of callbacks; of a room's own status calls not."""
-        queued = QueueHandlers(self.queue, self._addresses, twins, places)
-        self.deferred = Deferred(self.queue, queued)
+        queued = QueueHandlers(
+            self.queue, self._addresses, twins, places, self._clock, uploads=self._uploads
+        )
+        self.deferred = Deferred(self.queue, queued, tellings)
         rooms = (
             queued,
             StatusHandlers(self.queue, self._clock),
@@ -98,7 +121,15 @@ class Desk:
     ) -> None:
         """Takes up what was left, and begins to work. Raises StorageError."""
         await self._store.begin()
-        runner = JobRunner(registry, settlement, self._clock, caller_of=caller_of)
+        runner = JobRunner(
+            registry,
+            settlement,
+            self._clock,
+            caller_of=caller_of,
+            redact=self._redact,
+            uploads=self._uploads.of,
+            ids=self._call_ids,
+        )
         worker = self._worker = Worker(
             self.queue,
             Rooms(slots),
@@ -110,17 +141,28 @@ class Desk:
         self.queue.bell = _Bell(worker, self._deliveries)
         self.queue.swept(await self._store.take_back(dead_among(await self._store.owners())))
         background = self._background
+        news = News(self.queue, worker, self._deliveries.wake)
+        listener = self._store.listener(news.heard, again=news.again)
+        if listener is not None:
+            background.run("job news", listener.run)
+            background.run("job stops", news.run)
         background.run("jobs", worker.run)
         background.run("callbacks", self._deliveries.run)
         background.every(HEARTBEAT_SECONDS, "job leases", worker.beat)
         background.every(_PROGRESS_SECONDS, "job progress", worker.tell_progress)
-        background.every(_SWEEP_SECONDS, "job sweep", self._sweep)
+        self.schedule.every(_SWEEP_SECONDS, "Do what has fallen due", self._sweep)
         self.schedule.every(_ARCHIVE_SECONDS, "Archive finished jobs", self._archive)
         self.schedule.every(_UPKEEP_SECONDS, "Forget old jobs", self._forget)
+        self.schedule.every(_UPKEEP_SECONDS, "Delete files without a job", self._uploads.sweep)
+        self.schedule.every(_DISK_SECONDS, "Delete leftover files", self._uploads.sweep_disk)
 
     async def secret_of(self, key_id: int) -> str:
         """What the callbacks of a key's jobs are signed with. Raises StorageError."""
         return (await self._secrets.of(key_id)).current
+
+    async def forget_secret(self, key_id: int) -> None:
+        """For a key that was deleted. Raises StorageError."""
+        await self._secrets.forget(key_id)
 
     async def stop(self, *, grace: float) -> None:
         """Lets jobs end for so many seconds; the others go back to the queue."""
@@ -153,9 +195,16 @@ class Desk:
 
     async def _forget(self) -> None:
         content = self._ago(timedelta(seconds=self._terms.content_seconds))
-        while (await self._store.blank(content)).more:
-            pass
+        more = True
+        while more:
+            blanked = await self._store.blank(content)
+            await self._uploads.forget(blanked.files)
+            more = blanked.more
         while await self._store.forget_keys(self._ago(_FORGET_KEYS_AFTER)):
+            pass
+        while await self._store.tidy():
+            pass
+        while await self._outbox.blank(content):
             pass
         while await self._outbox.prune(self._ago(_FORGET_DELIVERIES_AFTER)):
             pass

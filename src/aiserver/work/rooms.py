@@ -1,9 +1,13 @@
 """Where jobs can run: the rooms that do the work of each kind, asked for a slot."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+import msgspec
+
+from aiserver.contract.operation import Handler
 from aiserver.jobs.worker import Slot
+from aiserver.work.twins import Placing
 
 
 class Slots(Protocol):
@@ -12,6 +16,20 @@ class Slots(Protocol):
     def reserve(self, model: str, provider: str) -> Slot | None: ...
 
     def watch(self, freed: Callable[[], None]) -> None: ...
+
+
+class QueuedRoom(Protocol):
+    """Operations that can be queued, with who answers them and where their jobs run."""
+
+    def handlers(self) -> Mapping[type[msgspec.Struct], Handler]: ...
+
+    def slots(self) -> Mapping[str, Slots]:
+        """By kind of job."""
+        ...
+
+    def places(self) -> Mapping[str, Placing]:
+        """By name of operation; one without a model needs none."""
+        ...
 
 
 class Rooms:
@@ -27,3 +45,11 @@ class Rooms:
     def watch(self, freed: Callable[[], None]) -> None:
         for slots in self._slots.values():
             slots.watch(freed)
+
+
+def slots_of(rooms: Iterable[QueuedRoom]) -> dict[str, Slots]:
+    return {kind: slots for room in rooms for kind, slots in room.slots().items()}
+
+
+def places_of(rooms: Iterable[QueuedRoom]) -> dict[str, Placing]:
+    return {name: placing for room in rooms for name, placing in room.places().items()}

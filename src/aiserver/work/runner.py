@@ -3,17 +3,26 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from aiserver.contract.binding import binder_of
 from aiserver.contract.caller import Caller
-from aiserver.contract.errors import ApiError, Forbidden, Gone, StorageUnavailable, TooBusy
+from aiserver.contract.errors import (
+    ApiError,
+    Forbidden,
+    Gone,
+    StorageUnavailable,
+    TooBusy,
+    UpstreamFailed,
+    UpstreamTimedOut,
+)
 from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
+from aiserver.contract.uploads import Upload
 from aiserver.jobs.job import (
     Completed,
     Failed,
@@ -33,13 +42,19 @@ from aiserver.kit.ids import CallIds
 from aiserver.settlement import Settlement
 
 _FIRST_WAIT_SECONDS, _MOST_WAIT_SECONDS = 2.0, 60.0
+_LONGEST_MESSAGE = 2_000
 _PATIENCE = frozenset({408, 429})
+# What a job's call came with. Raises ApiError or StorageError.
+UploadsOf = Callable[[Job], Awaitable[dict[str, Upload]]]
 _encode = msgspec.json.Encoder().encode
 _log = log.get("jobs")
 
 
 class JobRunner:
-    """`caller_of` gives the owner of a key's id, None once the key may not be used any more."""
+    """`caller_of` gives the owner of a key's id, None once the key may not be used any more.
+
+    `redact` masks secrets in what an upstream said: a job keeps it, and its callback carries it.
+    """
 
     def __init__(
         self,
@@ -49,13 +64,18 @@ class JobRunner:
         *,
         caller_of: Callable[[int], Caller | None],
         chance: Callable[[], float] = random.random,
+        redact: Callable[[str], str] = str,
+        uploads: UploadsOf | None = None,
+        ids: CallIds | None = None,
     ) -> None:
         self._registry = registry
         self._settlement = settlement
         self._clock = clock
         self._caller_of = caller_of
         self._chance = chance
-        self._ids = CallIds()
+        self._redact = redact
+        self._uploads = uploads
+        self._ids = ids or CallIds()
 
     async def run(self, attempt: Attempt) -> Outcome:
         """How the attempt ended. Cancelled, it leaves in `attempt` what it cost until then."""
@@ -97,6 +117,8 @@ class JobRunner:
             members=members if operation.keeps_members else {},
         )
         try:
+            if job.files is not None and self._uploads is not None:
+                call = msgspec.structs.replace(call, files=await self._uploads(job))
             return _body(await self._registry.handler(operation)(request, call))
         except (ApiError, asyncio.CancelledError):
             raise
@@ -116,10 +138,11 @@ class JobRunner:
             return Released(ledger=ledger)
         kind = FailureKind.REQUEST
         if status in _PATIENCE or status >= 500:
-            kind = FailureKind.UPSTREAM if trace.attempts else FailureKind.SERVER
-        described = JobError(
-            code=error.error_code, message=error.message[:2000], status=status, kind=kind
-        )
+            asked = bool(trace.attempts) or isinstance(error, UpstreamFailed | UpstreamTimedOut)
+            kind = FailureKind.UPSTREAM if asked else FailureKind.SERVER
+        # Before it is cut: half a secret is not known as one.
+        message = self._redact(error.message)[:_LONGEST_MESSAGE]
+        described = JobError(code=error.error_code, message=message, status=status, kind=kind)
         if kind is FailureKind.REQUEST:
             return Failed(error=described, worker=trace.provider, ledger=ledger)
         wait = error.retry_after or self._backoff(attempt.job.attempt)

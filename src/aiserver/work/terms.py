@@ -1,5 +1,7 @@
 """What the operator set for queued work."""
 
+from pathlib import Path
+
 import msgspec
 
 from aiserver import settings as s
@@ -8,7 +10,7 @@ from aiserver.kit.guard import Guard
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """`months` 0 keeps all; `own` are this server's own addresses."""
+    """`months` 0 keeps all; `own` are this server's own addresses, `files` where uploads go."""
 
     bounds: Bounds
     most_running: int
@@ -16,6 +18,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     months: int
     guard: Guard
     own: tuple[str, ...]
+    files: Path
 
 
 def terms_of(settings: s.Settings) -> Terms:
@@ -32,4 +35,5 @@ def terms_of(settings: s.Settings) -> Terms:
         months=settings[s.JOBS_MONTHS],
         guard=guard,
         own=(public,) if public else (),
+        files=settings.get(s.AI_FILES_PATH) or settings[s.APP_DATA] / "files",
     )

@@ -1,20 +1,23 @@
 """Answers every Queue{Name}: checks the call as its operation would, and stores it as a job."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from aiserver.contract.binding import binder_of
 from aiserver.contract.errors import ApiError, InvalidRequest
-from aiserver.contract.operation import Call, Handler, Operation, Queued
+from aiserver.contract.operation import Answer, Call, Handler, Operation, Queued, WithHeaders
 from aiserver.contract.twins import Members, Wishes, split
 from aiserver.jobs.job import NewJob
 from aiserver.jobs.queue import Queue
 from aiserver.jobs.records import BackgroundJobState, acknowledgement
 from aiserver.jobs.reply_to import ReplyAddresses
 from aiserver.jobs.store import Accepted
+from aiserver.kit.clock import Clock, SystemClock
+from aiserver.work.asked import NOTHING, Asked, planned
+from aiserver.work.uploads import JobUploads
 
 
 class Place(NamedTuple):
@@ -23,6 +26,9 @@ class Place(NamedTuple):
     model: str = ""
     provider: str = ""
 
+
+_STREAMED = ("stream", "stream_options")
+_REPLAYED = (b"Idempotency-Replayed", b"true")
 
 # The model and provider that a bound request asks for. Raises ApiError for what no retry can mend.
 Placing = Callable[[Any, Call], tuple[str, str]]
@@ -37,8 +43,13 @@ class QueueHandlers:
         addresses: ReplyAddresses,
         twins: Iterable[type[msgspec.Struct]],
         places: Mapping[str, Placing],
+        clock: Clock | None = None,
+        *,
+        uploads: JobUploads | None = None,
     ) -> None:
         self._queue = queue
+        self._uploads = uploads
+        self._clock = clock or SystemClock()
         self._addresses = addresses
         self._twins = tuple(twins)
         self._places = places
@@ -46,39 +57,57 @@ class QueueHandlers:
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return dict.fromkeys(self._twins, self.put)
 
-    async def put(self, request: msgspec.Struct, call: Call) -> msgspec.Struct:
+    async def put(self, request: msgspec.Struct, call: Call) -> Answer:
+        return await self._put(request, call, NOTHING)
+
+    def asked(self, asked: Asked) -> Handler:
+        """As `put`, for a call whose headers ask for this."""
+
+        async def put(request: Any, call: Call) -> Answer:
+            return await self._put(request, call, asked)
+
+        return put
+
+    async def _put(self, request: msgspec.Struct, call: Call, asked: Asked) -> Answer:
         original = call.operation.twin_of
         if original is None or original.queued is None:
             raise ApiError(f"{call.operation.name} queues no operation.")
         members, wishes = split(request, call.members)
-        job = await self._job(original, original.queued, members, call, wishes)
+        hashed = _hash(call.members, asked)
+        job = await self._job(original, original.queued, members, call, wishes, asked, hashed)
         accepted = await self._stored(job, call)
-        return acknowledgement(
+        answer = acknowledgement(
             call.operation,
             job_id=accepted.id,
             ref_id=accepted.ref_id,
             state=BackgroundJobState(accepted.state.shown),
         )
+        return WithHeaders(answer, replayed(accepted)) if accepted.replayed else answer
 
     async def defer(
-        self,
-        original: Operation,
-        members: Members,
-        call: Call,
-        *,
-        idempotency_key: str | None = None,
-        body_hash: bytes | None = None,
+        self, original: Operation, members: Members, call: Call, asked: Asked = NOTHING
     ) -> Accepted:
         """Stores a call of an operation that was not made through its twin. Raises ApiError."""
         if original.queued is None:
             raise ApiError(f"{original.name} cannot be queued.")
-        job = await self._job(original, original.queued, members, call, _wishes_in(members))
-        job = msgspec.structs.replace(job, idempotency_key=idempotency_key, body_hash=body_hash)
+        wishes, hashed = _wishes_in(members), _hash(members, asked)
+        # The answer is stored whole; who wants a stream is told it as one.
+        members = {name: value for name, value in members.items() if name not in _STREAMED}
+        job = await self._job(original, original.queued, members, call, wishes, asked, hashed)
         return await self._stored(job, call)
 
     async def _job(
-        self, original: Operation, queued: Queued, members: Members, call: Call, wishes: Wishes
+        self,
+        original: Operation,
+        queued: Queued,
+        members: Members,
+        call: Call,
+        wishes: Wishes,
+        asked: Asked,
+        body_hash: bytes | None,
     ) -> NewJob:
+        now = int(self._clock.now().timestamp() * 1000)
+        plan = planned(asked, wishes, call.caller, now=now)
         place = self._placed(original, members, call)
         call.trace.model, call.trace.tag = place.model or None, wishes.tag
         if wishes.reply_to:
@@ -91,16 +120,20 @@ class QueueHandlers:
             model=place.model,
             provider=place.provider,
             ref_id=wishes.ref_id,
-            priority=_priority(wishes, call),
-            run_after=_moment(wishes.run_after),
+            priority=plan.priority,
+            run_after=plan.run_after,
+            deadline=plan.deadline,
             tag=wishes.tag,
             reply_to=wishes.reply_to,
             echo=wishes.state,
             request_id=call.request_id,
+            idempotency_key=asked.idempotency_key,
+            body_hash=body_hash,
         )
 
     async def _stored(self, job: NewJob, call: Call) -> Accepted:
-        accepted = await self._queue.add(job)
+        uploads = self._uploads
+        accepted = await (uploads.add(job, call.files) if uploads else self._queue.add(job))
         call.trace.ref_id = accepted.ref_id
         return accepted
 
@@ -120,13 +153,13 @@ def _wishes_in(members: Members) -> Wishes:
         raise InvalidRequest(f"The call cannot be queued: {error}") from None
 
 
-def _priority(wishes: Wishes, call: Call) -> int:
-    """Only an administrator's jobs go ahead of other keys'; anybody's may stand back."""
-    return wishes.priority if call.caller.is_admin else min(wishes.priority, 0)
+def replayed(accepted: Accepted) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that tells a repeated call so."""
+    return (_REPLAYED,) if accepted.replayed else ()
 
 
-def _moment(at: datetime | None) -> int | None:
-    if at is None:
+def _hash(members: Members, asked: Asked) -> bytes | None:
+    """Of what was asked, however its members were ordered, where it must be told apart."""
+    if asked.idempotency_key is None:
         return None
-    aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)
+    return hashlib.sha256(msgspec.json.encode(members, order="sorted")).digest()

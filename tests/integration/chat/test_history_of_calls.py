@@ -59,7 +59,7 @@ async def ledger(gateway: TestGateway) -> list[dict[str, Any]]:
     await gateway.app._ledger.flush()
     columns = ("id", "key_id", "provider", "model", "prompt_tokens", "completion_tokens")
     names = (*columns, "cost", "lost")
-    rows = gateway.app._data.database.read(f"SELECT {', '.join(names)} FROM ledger ORDER BY id")
+    rows = await gateway.rows(f"SELECT {', '.join(names)} FROM ledger ORDER BY id")
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 

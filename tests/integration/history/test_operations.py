@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiserver.contract.caller import ADMINISTRATOR
 from aiserver.contract.errors import Gone, InvalidRequest
-from aiserver.contract.operation import Call, operation_of
 from aiserver.contract.trace import Attempt, Trace, Usage
-from aiserver.history.archive import UPGRADES, Archive
+from aiserver.history.dialect import SQLITE
+from aiserver.history.files import UPGRADES, FileArchive
 from aiserver.history.handlers import HistoryHandlers
 from aiserver.history.logs import LogTable
 from aiserver.history.operations import (
@@ -27,22 +26,10 @@ from aiserver.history.search import page_sql, search_of
 from aiserver.history.store import History
 from aiserver.kit.db import Raw, open_file
 from fakes.calls import NOVEMBER, StillClock, ended_call, ended_calls
+from histories import Histories, answering
+from histories import asked as ask
 
 OCTOBER, SEPTEMBER = NOVEMBER - timedelta(days=31), NOVEMBER - timedelta(days=61)
-
-
-async def ask(handlers: HistoryHandlers, request: msgspec.Struct, **pairs: str) -> Any:
-    """The answer as it is on the wire; `pairs` are what a query string holds."""
-    operation = operation_of(type(request))
-    call = Call(
-        operation=operation,
-        caller=ADMINISTRATOR,
-        request_id="r",
-        trace=ended_call(),
-        pairs=tuple(pairs.items()),
-    )
-    answer = await handlers.handlers()[type(request)](request, call)
-    return msgspec.json.decode(msgspec.json.encode(answer))
 
 
 @pytest.fixture
@@ -71,21 +58,9 @@ def calls() -> list[Trace]:
 
 
 @pytest.fixture
-async def handlers(tmp_path: Path, calls: list[Trace]) -> AsyncGenerator[HistoryHandlers]:
-    filling = History(tmp_path, StillClock(), str)
-    for call in calls:
-        filling.record(call)
-    filling.start()
-    await filling.close()
-    history = History(tmp_path, StillClock(), str)
-    yield HistoryHandlers(
-        history,
-        StillClock(NOVEMBER + timedelta(hours=2)),
-        providers=lambda: 2,
-        key_of=lambda text: 7 if text == "ak-seven" else None,
-    )
-    history.start()
-    await history.close()
+async def handlers(histories: Histories, calls: list[Trace]) -> AsyncGenerator[HistoryHandlers]:
+    async with answering(histories, calls) as opened:
+        yield opened
 
 
 def ids(answer: Any) -> list[int]:
@@ -126,17 +101,11 @@ async def test_summary_of_some_days_has_only_them(handlers: HistoryHandlers) -> 
     assert nothing == {"providerStats": [], "modelStats": [], "monthStats": []}
 
 
-async def test_calls_that_reached_no_provider_are_in_no_summary(tmp_path: Path) -> None:
-    history = History(tmp_path, StillClock(), str)
-    history.record(ended_call(provider=None, attempts=[], served=None, status=404, model="typo"))
-    history.start()
-    await history.close()
-    fresh = History(tmp_path, StillClock(), str)
-    handlers = HistoryHandlers(fresh, StillClock(), providers=lambda: 0, key_of=lambda text: None)
-    assert (await ask(handlers, GetSummaryStats()))["modelStats"] == []
-    assert (await ask(handlers, AdminData()))["pageStats"][1]["total"] == 1
-    fresh.start()
-    await fresh.close()
+async def test_calls_that_reached_no_provider_are_in_no_summary(histories: Histories) -> None:
+    typo = ended_call(provider=None, attempts=[], served=None, status=404, model="typo")
+    async with answering(histories, [typo]) as handlers:
+        assert (await ask(handlers, GetSummaryStats()))["modelStats"] == []
+        assert (await ask(handlers, AdminData()))["pageStats"][1]["total"] == 1
 
 
 async def test_pages_are_counted(handlers: HistoryHandlers) -> None:
@@ -303,7 +272,7 @@ async def test_month_that_is_being_made_reads_as_empty(
 ) -> None:
     history = History(tmp_path, StillClock(), str)
     handlers = HistoryHandlers(history, StillClock(), providers=lambda: 0, key_of=lambda text: None)
-    maker = state(Archive(tmp_path).path("2026-11"))
+    maker = state(FileArchive(tmp_path).path("2026-11"))
     for request in (RequestLogs(), AdminQueryRequestLogs(include="total")):
         answer = await ask(handlers, request)
         assert (answer["results"], answer["total"]) == ([], 0)
@@ -320,15 +289,11 @@ async def test_month_that_is_being_made_reads_as_empty(
     await history.close()
 
 
-async def test_row_has_the_cost_and_tokens_as_text(tmp_path: Path) -> None:
-    history = History(tmp_path, StillClock(), str)
+async def test_row_has_the_cost_and_tokens_as_text(histories: Histories) -> None:
     used = Usage(prompt=10, completion=0, cached=4)
-    history.record(ended_call(usage=used, cost=Decimal("0.0000015"), model="alias", tag="t"))
-    history.start()
-    await history.close()
-    fresh = History(tmp_path, StillClock(), str)
-    handlers = HistoryHandlers(fresh, StillClock(), providers=lambda: 0, key_of=lambda text: None)
-    [row] = (await ask(handlers, AdminQueryRequestLogs()))["results"]
+    call = ended_call(usage=used, cost=Decimal("0.0000015"), model="alias", tag="t")
+    async with answering(histories, [call]) as handlers:
+        [row] = (await ask(handlers, AdminQueryRequestLogs()))["results"]
     meta = row["meta"]
     assert meta.pop("attempts").startswith("[")
     assert meta == {
@@ -343,21 +308,23 @@ async def test_row_has_the_cost_and_tokens_as_text(tmp_path: Path) -> None:
         "cost": "0.0000015",
         "tag": "t",
     }
-    fresh.start()
-    await fresh.close()
+
+
+@pytest.fixture
+async def files(tmp_path: Path, calls: list[Trace]) -> Path:
+    await Histories(tmp_path).record(calls)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
     "members",
     [{}, {"before_secs": 60}, {"after_id": 5}, {"ids": [1, 2]}, {"month": NOVEMBER, "skip": 3}],
 )
-async def test_newest_page_is_read_by_the_primary_key(
-    handlers: HistoryHandlers, tmp_path: Path, members: dict[str, Any]
-) -> None:
+async def test_newest_page_is_read_by_the_primary_key(files: Path, members: dict[str, Any]) -> None:
     search = search_of(
         RequestLogs(**members), now=NOVEMBER, this_month="2026-11", key_of=lambda text: None
     )
-    plan = plan_of(tmp_path, page_sql(search), [*search.fits.values, 10, 0])
+    plan = plan_of(files, page_sql(search), [*search.fits.values, 10, 0])
     assert by_key(plan), plan
 
 
@@ -366,15 +333,15 @@ async def test_newest_page_is_read_by_the_primary_key(
 )
 @pytest.mark.parametrize("order", [None, "-id", "dateTime", "-dateTime"])
 async def test_query_by_number_or_time_is_read_by_the_primary_key(
-    handlers: HistoryHandlers, tmp_path: Path, pairs: dict[str, str], order: str | None
+    files: Path, pairs: dict[str, str], order: str | None
 ) -> None:
-    found = LogTable().select(AdminQueryRequestLogs(order_by=order), pairs.items())
-    plan = plan_of(tmp_path, f"{found.sql} LIMIT 10", found.values)
+    found = LogTable().select(SQLITE, AdminQueryRequestLogs(order_by=order), pairs.items())
+    plan = plan_of(files, f"{found.sql} LIMIT 10", found.values)
     assert by_key(plan), plan
 
 
 def plan_of(folder: Path, sql: str, values: list[Any]) -> list[str]:
-    connection = Archive(folder).reader("2026-11")
+    connection = FileArchive(folder).reader("2026-11")
     try:
         return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
     finally:

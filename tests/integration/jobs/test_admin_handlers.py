@@ -266,10 +266,10 @@ async def test_recurring_work_is_listed(bench: Bench) -> None:
         bench.room, AdminQueryScheduledTasks(include="total"), [("nameContains", "check")]
     )
     assert answer["total"] == 1
-    assert (answer["results"][0]["name"], answer["results"][0]["interval"]) == (
-        "health checks",
-        "PT60S",
-    )
+    [row] = answer["results"]
+    assert (row["name"], row["interval"]) == ("health checks", "PT60S")
+    assert row["nextRun"] == (NOVEMBER + timedelta(minutes=1)).isoformat().replace("+00:00", "Z")
+    assert "lastRun" not in row
 
 
 async def test_job_is_shown_as_it_stands(bench: Bench) -> None:
@@ -341,6 +341,18 @@ async def test_jobs_are_cancelled_by_provider(bench: Bench) -> None:
     answer = await ask(bench.room, AdminCancelJobs(cancel_worker="other"))
     assert answer["results"] == [there.id]
     assert (await bench.store.job(waiting)).state is State.QUEUED
+
+
+async def test_jobs_that_wait_for_the_provider_alone_are_cancelled_with_it(bench: Bench) -> None:
+    here = await bench.started(worker="fake")
+    wishes = [await bench.put(provider="fake"), await bench.put(provider="fake")]
+    others = [await bench.put(provider="other"), await bench.put()]
+    request = AdminCancelJobs(worker="fake", state=BackgroundJobState.STARTED)
+    assert (await ask(bench.room, request))["results"] == [here.id]
+    answer = await ask(bench.room, AdminCancelJobs(worker="fake"))
+    assert answer["results"] == [here.id, *wishes]
+    for id in others:
+        assert (await bench.store.job(id)).state is State.QUEUED
 
 
 async def test_more_jobs_than_a_page_are_cancelled(

@@ -15,7 +15,7 @@ from aiserver.jobs.callback_operations import (
     RedeliverCallback,
     RotateCallbackSecret,
 )
-from aiserver.jobs.callback_secrets import CallbackSecrets, SqliteSecrets
+from aiserver.jobs.callback_secrets import CallbackSecrets
 from aiserver.jobs.deliveries import Deliveries, Limits
 from aiserver.jobs.job import Completed
 from aiserver.jobs.reply_to import ReplyAddresses
@@ -23,6 +23,7 @@ from aiserver.jobs.store import Attempted, DeliveryState
 from aiserver.kit.crypto import Cipher
 from aiserver.kit.db import Database
 from aiserver.kit.outbound import Guard, Outbound
+from aiserver.kit.tables import SqliteTables
 from fakes.receiver import BROKEN, Receiver
 from job_calls import OWNER, STRANGER, Pairs, ask
 from job_stores import Stores
@@ -60,7 +61,7 @@ class Desk:
 
     def sealed(self, database: Database, key: bytes) -> CallbackSecrets:
         return CallbackSecrets(
-            SqliteSecrets(database), Cipher(key), self.store.clock, lambda _: None
+            SqliteTables(database), Cipher(key), self.store.clock, lambda _: None
         )
 
     def handlers(self, secrets: CallbackSecrets) -> CallbackHandlers:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 
 from aiserver.contract.errors import InvalidRequest, NotFound, TooBusy
 from aiserver.jobs.attempts import SCHEDULE
-from aiserver.jobs.callback_secrets import CallbackSecrets, SqliteSecrets
+from aiserver.jobs.callback_secrets import CallbackSecrets
 from aiserver.jobs.callbacks import Callbacks, new_message_id
 from aiserver.jobs.deliveries import Deliveries, Limits
 from aiserver.jobs.job import (
@@ -34,6 +34,7 @@ from aiserver.kit.crypto import Cipher
 from aiserver.kit.db import Database
 from aiserver.kit.outbound import Guard, Outbound, Resolve
 from aiserver.kit.outbound import system_resolve as by_system
+from aiserver.kit.tables import SqliteTables
 from fakes.calls import StillClock
 from fakes.outbox import WatchedOutbox
 from fakes.receiver import BROKEN, GONE, OK, SILENT, Receiver, busy, redirect
@@ -64,7 +65,7 @@ class Post:
         self.clock = clock or StillClock()
         self.outbox = WatchedOutbox(outbox or SqliteOutbox(database, self.clock))
         self.secrets = CallbackSecrets(
-            SqliteSecrets(database), Cipher(b"k" * 32), self.clock, lambda _: None
+            SqliteTables(database), Cipher(b"k" * 32), self.clock, lambda _: None
         )
         self.outbound = Outbound(Guard(guard), resolve=resolve)
         self.addresses = ReplyAddresses(self.outbound, own=[OWN])
@@ -416,11 +417,65 @@ async def test_redelivery_has_the_same_id(post: Post, receiver: Receiver) -> Non
     assert await post.state(message_id) is DELIVERED
 
 
+async def test_redelivery_of_one_that_was_given_up_is_tried_more_than_once(
+    post: Post, receiver: Receiver
+) -> None:
+    receiver.next(*[BROKEN] * (len(SCHEDULE) + 1))
+    [message_id] = await post.send(receiver.url)
+    for attempt, wait in enumerate(SCHEDULE, start=1):
+        post.pass_(wait)
+        await post.outbox.recorded.reach(attempt)
+    assert await post.outbox.redeliver(message_id)
+    post.deliveries.wake()
+    await post.outbox.recorded.reach(len(SCHEDULE) + 1)
+    assert await post.state(message_id) is PENDING
+    post.pass_(SCHEDULE[1])
+    await post.outbox.recorded.reach(len(SCHEDULE) + 2)
+    assert await post.state(message_id) is DELIVERED
+
+
+async def test_one_key_with_many_slow_receivers_leaves_room_for_others(database: Database) -> None:
+    limits = Limits(seconds=30, most=8, per_receiver=1, per_key=4)
+    post = Post(database, limits=limits)
+    async with AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(Receiver()) for _ in range(10)]
+        well = await stack.enter_async_context(Receiver())
+        await stack.enter_async_context(delivering(post))
+        for receiver in slow:
+            receiver.next(SILENT)
+            await post.send(receiver.url, key_id=1)
+        while post.deliveries.at_work < 4:
+            await asyncio.sleep(0)
+        await post.send(well.url, key_id=2)
+        await well.reach(1)
+        await post.outbox.recorded.reach(1)
+        while post.deliveries.at_work > 4:
+            await asyncio.sleep(0)
+        assert sum(len(receiver.received) for receiver in slow) == 4
+
+
+async def test_callback_whose_content_was_forgotten_is_given_up(
+    post: Post, receiver: Receiver
+) -> None:
+    receiver.next(BROKEN)
+    [message_id] = await post.send(receiver.url)
+    await post.outbox.recorded.reach(1)
+    assert await post.outbox.blank(milliseconds(post.clock) + 1) == 1
+    post.pass_(SCHEDULE[1])
+    await post.outbox.recorded.reach(2)
+    row = await post.row(message_id)
+    assert (row.state, row.last_error) == (
+        DeliveryState.FAILED,
+        "The callback's content was deleted.",
+    )
+    assert len(receiver.received) == 1
+
+
 async def test_nothing_is_sent_unsigned(database: Database) -> None:
     post = Post(database)
     await post.secrets.of(1)
     post.secrets = CallbackSecrets(
-        SqliteSecrets(database), Cipher(b"x" * 32), post.clock, lambda _: None
+        SqliteTables(database), Cipher(b"x" * 32), post.clock, lambda _: None
     )
     post.deliveries = post.deliverer()
     async with delivering(post), Receiver() as receiver:

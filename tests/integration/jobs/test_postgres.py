@@ -8,11 +8,18 @@ import pytest
 
 from aiserver.contract.errors import TooBusy
 from aiserver.jobs.job import Completed, State
-from aiserver.jobs.store import Bounds, Want, postgres_claim, postgres_enqueue, postgres_finish
+from aiserver.jobs.store import (
+    Bounds,
+    Want,
+    Word,
+    postgres_claim,
+    postgres_enqueue,
+    postgres_finish,
+)
 from aiserver.jobs.store.postgres import PostgresJobs
 from aiserver.jobs.store.postgres_enqueue import Entry
 from aiserver.jobs.store.postgres_finish import Ending
-from aiserver.jobs.store.postgres_rows import Word, payload
+from aiserver.jobs.store.postgres_rows import payload
 from aiserver.jobs.store.postgres_turn import Turns
 from aiserver.kit.db import StorageError
 from aiserver.kit.postgres import ConnectionCut, Postgres

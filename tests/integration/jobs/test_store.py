@@ -18,6 +18,7 @@ from aiserver.jobs.job import (
     State,
 )
 from aiserver.jobs.store import (
+    MOST_ROWS,
     Bounds,
     CancelOutcome,
     Filter,
@@ -672,3 +673,52 @@ async def test_caller_who_leaves_does_not_undo_an_enqueue(open_stores: OpenStore
 async def _archived(store: Stores) -> None:
     store.tick(1)
     assert await store.jobs.archive(store.now) > 0
+
+
+async def test_places_in_line_are_forgotten_once_nobody_stands_there(store: Stores) -> None:
+    waiting = await store.put(key_id=1)
+    planned = await store.put(key_id=2, run_after=store.now + 1_000)
+    store.tick(1_000)
+    await store.jobs.sweep()
+    done = await store.put(key_id=3, model="model-b")
+    await store.jobs.cancel([planned.id, done.id])
+    assert await places(store) == {
+        *(("model-a", 1), ("model-a", 2), ("model-a", -1)),
+        *(("model-b", 3), ("model-b", -1)),
+    }
+    assert await store.jobs.tidy() == 3
+    assert await places(store) == {("model-a", 1), ("model-a", -1)}
+    # Who runs may come back to the line.
+    [job] = await store.claim()
+    assert job.id == waiting.id
+    assert await store.jobs.tidy() == 0
+    await store.jobs.finish(job.fence, Completed(result=b"1"))
+    assert await store.jobs.tidy() == 2
+    assert await places(store) == set()
+
+
+async def test_places_are_forgotten_a_round_at_a_time(store: Stores) -> None:
+    ended = await asyncio.gather(*(store.put(key_id=key) for key in range(MOST_ROWS + 1)))
+    ids = [accepted.id for accepted in ended]
+    await store.jobs.cancel(ids[:MOST_ROWS])
+    await store.jobs.cancel(ids[MOST_ROWS:])
+    assert [await store.jobs.tidy() for _ in range(3)] == [MOST_ROWS, 2, 0]
+
+
+async def test_freed_idempotency_key_stays_free_when_its_job_waits_again(store: Stores) -> None:
+    keyed = {"idempotency_key": "order-1", "body_hash": b"1"}
+    first = await store.started(**keyed)
+    await store.jobs.finish(first.fence, Failed(error=BROKEN))
+    store.tick(1)
+    assert await store.jobs.archive(store.now) == 1
+    assert await store.jobs.forget_keys(store.now) == 1
+    second = await store.put(**keyed)
+    assert not second.replayed
+    assert (await store.jobs.requeue([first.id])).ids == [first.id]
+    assert (await store.job(first.id)).idempotency_key is None
+    again = await store.put(**keyed)
+    assert (again.id, again.replayed) == (second.id, True)
+
+
+async def places(store: Stores) -> set[tuple[str, int]]:
+    return {(model, key) for model, key in await store.rows("SELECT model, key_id FROM fair")}

@@ -17,6 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from aiserver.jobs.admin_handlers import AdminHandlers
+from aiserver.jobs.admin_operations import AdminCancelJobs
 from aiserver.jobs.job import (
     Cancelled,
     Completed,
@@ -28,11 +30,17 @@ from aiserver.jobs.job import (
     Retry,
     State,
 )
-from aiserver.jobs.store import CancelOutcome, Want
+from aiserver.jobs.queue import Queue
+from aiserver.jobs.records import BackgroundJobState
+from aiserver.jobs.schedule import Schedule
+from aiserver.jobs.store import CancelOutcome, Progress, Want
+from aiserver.kit.background import Background
+from job_calls import ask
 from job_stores import BROKEN, LEASE, Stores, new_job, opener, settled
 
 OWNERS = ("host:1:100:aa", "host:2:200:bb")
 TABLES = "jobs, job_summary, outbox, outbox_attempts, fair, job_waiting, ledger"
+PROVIDERS = ("here", "there")
 KINDS = ("completed", "failed", "retry now", "retry later", "cancelled", "released")
 WAITING = (State.QUEUED, State.SCHEDULED)
 
@@ -46,6 +54,8 @@ class Known:
     due: int
     state: State
     called_back: bool
+    provider: str = ""
+    worker: str | None = None
     attempt: int = 0
     owner: str | None = None
     lease: int = 0
@@ -60,6 +70,12 @@ class Known:
         self.state = State.SCHEDULED if due > now else State.QUEUED
         self.due = due
         self.owner = None
+
+    def cancel(self) -> None:
+        if self.state is State.STARTED:
+            self.asked = True
+        else:
+            self.end(State.CANCELLED)
 
     def end(self, state: State) -> None:
         self.state = state
@@ -93,6 +109,8 @@ class JobLife(RuleBasedStateMachine):
         self._known: dict[int, Known] = {}
         self._fences: list[Fence] = []
         self._ledger: list[int] = []
+        schedule = Schedule(Background(), stores.clock)
+        self._room = AdminHandlers(Queue(stores.jobs), lambda: [], schedule, stores.clock)
 
     @rule(
         count=st.integers(1, 3),
@@ -100,9 +118,16 @@ class JobLife(RuleBasedStateMachine):
         delay=st.sampled_from((0, 0, 3_000)),
         limit=st.sampled_from((None, None, 2_000, 20_000)),
         called_back=st.booleans(),
+        provider=st.sampled_from(("", "", *PROVIDERS)),
     )
     def enqueue(
-        self, count: int, max_attempts: int, delay: int, limit: int | None, called_back: bool
+        self,
+        count: int,
+        max_attempts: int,
+        delay: int,
+        limit: int | None,
+        called_back: bool,
+        provider: str,
     ) -> None:
         now = self._stores.now
         deadline = None if limit is None else now + limit
@@ -112,25 +137,30 @@ class JobLife(RuleBasedStateMachine):
             run_after=now + delay if delay else None,
             deadline=deadline,
             reply_to="https://receiver.example" if called_back else None,
+            provider=provider,
         )
         for _ in range(count):
             accepted = self._runner.run(self._stores.jobs.enqueue(job))
             assert accepted.state is state
             assert accepted.id not in self._known
-            known = Known(max_attempts, deadline, now + delay, state, called_back)
+            known = Known(max_attempts, deadline, now + delay, state, called_back, provider)
             self._known[accepted.id] = known
 
-    @rule(owner=st.sampled_from(OWNERS), count=st.integers(1, 3))
-    def claim(self, owner: str, count: int) -> None:
+    @rule(
+        owner=st.sampled_from(OWNERS),
+        count=st.integers(1, 3),
+        provider=st.sampled_from(("", "", *PROVIDERS)),
+    )
+    def claim(self, owner: str, count: int, provider: str) -> None:
         now = self._stores.now
-        wants = [Want("chat", "model-a", "", count)]
+        wants = [Want("chat", "model-a", provider, count)]
         claim = self._stores.jobs.claim(owner, wants, until=now + LEASE)
         jobs = self._runner.run(claim)
-        ready = [known for known in self._known.values() if self._ready(known)]
+        ready = [known for known in self._known.values() if self._ready(known, provider)]
         assert len(jobs) == min(count, len(ready))
         for job in jobs:
             known = self._known[job.id]
-            assert self._ready(known)
+            assert self._ready(known, provider)
             known.state, known.owner = State.STARTED, owner
             known.attempt += 1
             known.lease = now + LEASE
@@ -192,14 +222,41 @@ class JobLife(RuleBasedStateMachine):
         else:
             assert result.outcomes == {id: CancelOutcome.ENDED}
 
-    @rule()
-    def cancel_everything(self) -> None:
-        self._runner.run(self._stores.jobs.cancel(list(self._known)))
-        for known in self._known.values():
-            if known.state in WAITING:
-                known.end(State.CANCELLED)
-            elif known.state is State.STARTED:
-                known.asked = True
+    @precondition(lambda self: self._fences)
+    @rule(data=st.data(), worker=st.sampled_from(PROVIDERS))
+    def run_at(self, data: st.DataObject, worker: str) -> None:
+        fence = data.draw(st.sampled_from(self._fences))
+        lost = self._runner.run(self._stores.jobs.progress([Progress(fence=fence, worker=worker)]))
+        known = self._known[fence.job_id]
+        assert lost == ([] if known.holds(fence) else [fence])
+        if not lost:
+            known.worker = worker
+
+    @rule(
+        state=st.sampled_from((None, BackgroundJobState.QUEUED, BackgroundJobState.STARTED)),
+        worker=st.sampled_from((None, *PROVIDERS)),
+        named=st.booleans(),
+    )
+    def administrator_cancels(
+        self, state: BackgroundJobState | None, worker: str | None, named: bool
+    ) -> None:
+        ids = [*self._known, 2**31 - 1] if named else []
+        request = AdminCancelJobs(ids=ids, state=state, worker=worker)
+        answer = self._runner.run(ask(self._room, request))
+        told: set[int] = set()
+        for id, known in self._known.items():
+            wanted = state is not None or worker is not None
+            if state is not None:
+                wanted = known.state.shown == state.value
+            if worker is not None:
+                waits = known.state in WAITING and known.provider == worker
+                wanted = wanted and (known.worker == worker or waits)
+            if (wanted or named) and not known.state.ended:
+                known.cancel()
+                told.add(id)
+        assert {*answer["results"]} == told
+        missed = {str(id) for id in ids if id not in told}
+        assert answer["errors"].keys() == missed
 
     @rule(milliseconds=st.sampled_from((1, 2_000, 5_000, LEASE)))
     def time_passes(self, milliseconds: int) -> None:
@@ -290,9 +347,9 @@ class JobLife(RuleBasedStateMachine):
         waiting = sum(known.state in WAITING for known in self._known.values())
         assert sum(counts.waiting_by_key.values()) == waiting
 
-    def _ready(self, known: Known) -> bool:
+    def _ready(self, known: Known, provider: str) -> bool:
         in_time = known.deadline is None or known.deadline > self._stores.now
-        return known.state is State.QUEUED and in_time
+        return known.state is State.QUEUED and in_time and known.provider == provider
 
     def _outcome(self, kind: str, fence: Fence) -> Outcome:
         ledger = settled(len(self._ledger) + 1, fence)

@@ -1,9 +1,12 @@
 """Callbacks are kept from the moment a job ends until they are delivered, each its own way."""
 
+import asyncio
+from functools import partial
 from typing import Any
 
 from aiserver.jobs.job import Completed, Retry
 from aiserver.jobs.store import (
+    MOST_PASSED,
     Attempt,
     Attempted,
     Delivery,
@@ -51,6 +54,31 @@ async def test_one_receiver_leaves_room_for_the_others(store: Stores) -> None:
     await add(store, "msg_c", receiver="c")
     taken = await take(store, most=4, per_receiver=2, busy={"c"})
     assert sorted(delivery.id for delivery in taken) == ["msg_a0", "msg_a1", "msg_b"]
+
+
+async def test_one_key_leaves_room_for_the_others(store: Stores) -> None:
+    for number in range(5):
+        await add(store, f"msg_a{number}", receiver=f"r{number}", key_id=1)
+    await add(store, "msg_b", receiver="r1", key_id=2)
+    await add(store, "msg_c", receiver="r0", key_id=3)
+    first = await store.outbox.take(until=store.now + 60_000, most=9, per_receiver=1, per_key=2)
+    assert [delivery.id for delivery in first] == ["msg_a0", "msg_a1"]
+    taken = await store.outbox.take(
+        until=store.now + 60_000, most=9, per_receiver=1, per_key=2, busy_keys={1, 3}
+    )
+    assert [delivery.id for delivery in taken] == ["msg_b"]
+
+
+async def test_look_past_a_busy_key_is_bounded(store: Stores) -> None:
+    added = (add(store, f"msg_{number:03}", key_id=1) for number in range(MOST_PASSED))
+    await asyncio.gather(*added)
+    await add(store, "msg_last", receiver="a", key_id=2, due=store.now)
+    store.tick(1)
+    look = partial(store.outbox.take, most=9, per_receiver=9, busy_keys={1})
+    assert await look(until=store.now + 60_000) == []
+    assert len(await take(store, most=9, per_receiver=1)) == 1
+    found = await look(until=store.now + 60_000)
+    assert [delivery.id for delivery in found] == ["msg_last"]
 
 
 async def test_oldest_delivery_goes_first(store: Stores) -> None:
@@ -138,6 +166,20 @@ async def test_old_deliveries_go_but_not_those_that_wait(store: Stores) -> None:
     assert await store.outbox.delivery("msg_1") is None
     assert await store.outbox.attempts("msg_1") == []
     assert await store.outbox.delivery("msg_2") is not None
+
+
+async def test_content_of_old_callbacks_is_forgotten_and_their_log_kept(store: Stores) -> None:
+    await add(store, "msg_1", body=b'{"choices":[]}')
+    await attempted(store, 1, DeliveryState.DELIVERED, status=204)
+    await add(store, "msg_2", body=b'{"choices":[]}')
+    store.tick(1)
+    await add(store, "msg_3", body=b'{"choices":[]}')
+    assert [await store.outbox.blank(store.now) for _ in range(2)] == [2, 0]
+    kept = [await store.outbox.delivery(id) for id in ("msg_1", "msg_2", "msg_3")]
+    assert [delivery and delivery.body for delivery in kept] == [None, None, b'{"choices":[]}']
+    assert len(await store.outbox.attempts("msg_1")) == 1
+    # One that was not delivered is taken still, so that it ends.
+    assert [(each.id, each.body) for each in await take(store, most=1)] == [("msg_2", None)]
 
 
 async def add(store: Stores, id: str, **members: Any) -> None:

@@ -1,18 +1,19 @@
 """What only the store on SQLite has: its month files, and counts in memory."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from aiserver.contract.errors import TooBusy
-from aiserver.jobs.job import LARGEST_ID, Completed, Failed, Fence
+from aiserver.jobs.job import LARGEST_ID, Completed, Failed, Fence, State
 from aiserver.jobs.store import MOST_ROWS, Bounds, Filter
 from aiserver.jobs.store.sqlite import SqliteJobs
 from aiserver.jobs.store.sqlite_months import MonthFiles
 from aiserver.jobs.store.sqlite_rows import COLUMNS
-from aiserver.kit.db import Database, StorageError, open_file
+from aiserver.kit.db import Database, Row, StorageError, open_file
 from fakes.calls import StillClock
 from job_stores import BROKEN, OpenStores, Stores, new_job, settled
 
@@ -121,3 +122,26 @@ async def test_full_queue_takes_no_dead_jobs_back(open_stores: OpenStores) -> No
     await store.jobs.finish(job.fence, Failed(error=BROKEN))
     await store.put()
     assert "full" in (await store.jobs.requeue([job.id])).errors[job.id]
+
+
+async def test_job_queued_again_while_it_was_archived_leaves_no_copy(
+    store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = [await store.started(), await store.started()]
+    for job in ended:
+        await store.jobs.finish(job.fence, Failed(error=BROKEN))
+    put = MonthFiles.put
+
+    def meanwhile(files: MonthFiles, month: str, rows: Sequence[Row]) -> None:
+        put(files, month, rows)
+        # Another process, as the command line is one.
+        with closing(open_file(tmp_path / "app.db")) as connection:
+            sql = "UPDATE jobs SET state = 'Queued', ended = NULL WHERE id = ?"
+            connection.execute(sql, (ended[0].id,))
+
+    monkeypatch.setattr(MonthFiles, "put", meanwhile)
+    store.tick(1)
+    assert await store.jobs.archive(store.now) == 1
+    page, total = await store.jobs.jobs(Filter(), month="2026-11")
+    assert ([job.id for job in page], total) == ([ended[1].id], 1)
+    assert (await store.job(ended[0].id)).state is State.QUEUED

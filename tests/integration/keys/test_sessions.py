@@ -12,7 +12,7 @@ from aiserver.contract.errors import TooBusy
 from aiserver.keys import sessions as sessions_module
 from aiserver.keys.sessions import REMEMBERED, Sessions
 from aiserver.keys.signin import MOST_ADDRESSES, MOST_FAILURES, WINDOW_SECONDS, SignInLimit
-from aiserver.kit.db import Database
+from aiserver.kit.tables import Tables
 from gateway import SECRET, Reply, TestGateway, running
 
 SIGN_IN = "/api/Authenticate"
@@ -131,11 +131,11 @@ async def test_session_ends_with_its_key(gateway: TestGateway) -> None:
     await gateway.call("PATCH", "/api/AdminUpdateApiKey", {"id": 1, "reset": ["cancelledDate"]})
     assert (await gateway.call("GET", "/auth", key=None, headers=headers)).status == 200
     await gateway.app._data.keys.rotate(1, "ak-" + "1" * 32)
-    gateway.app._ring.refresh()
+    await gateway.app._ring.refresh()
     assert (await gateway.call("GET", "/auth", key=None, headers=headers)).status == 401
 
 
-async def test_session_is_over_in_its_time(database: Database) -> None:
+async def test_session_is_over_in_its_time(tables: Tables) -> None:
     class Clock:
         time = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -146,16 +146,16 @@ async def test_session_is_over_in_its_time(database: Database) -> None:
             return 0.0
 
     clock = Clock()
-    sessions = Sessions(database, clock)
+    sessions = Sessions(tables, clock)
     token = await sessions.open(0, b"p", "Ann", remember=True)
     assert sessions.find(token)
     clock.time += REMEMBERED
     assert sessions.find(token) is None
     await sessions.open(0, b"p", "Bob", remember=False)
-    assert database.read("SELECT count(*) FROM sessions") == [(1,)]
+    assert await tables.read("SELECT count(*) FROM sessions") == [(1,)]
 
 
-async def test_sessions_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sessions_are_bounded(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     class Clock:
         time = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -167,7 +167,7 @@ async def test_sessions_are_bounded(database: Database, monkeypatch: pytest.Monk
             return 0.0
 
     monkeypatch.setattr(sessions_module, "MOST_SESSIONS", 3)
-    sessions = Sessions(database, Clock())
+    sessions = Sessions(tables, Clock())
     tokens = [await sessions.open(0, b"p", str(n), remember=True) for n in range(5)]
     assert [sessions.find(token) is not None for token in tokens] == [
         False,
@@ -187,7 +187,7 @@ async def test_token_is_stored_nowhere(gateway: TestGateway) -> None:
 async def test_proof_does_not_give_the_secret_away(gateway: TestGateway) -> None:
     await sign_in(gateway, SECRET)
     await sign_in(gateway, SECRET)
-    first, second = gateway.app._data.database.read("SELECT proof FROM sessions")
+    first, second = await gateway.rows("SELECT proof FROM sessions")
     known_by = gateway.app._ring.credential(ADMINISTRATOR)
     assert len({first[0], second[0], known_by}) == 3
 

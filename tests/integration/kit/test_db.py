@@ -1,6 +1,7 @@
 """The database: writes in order and whole, and clear words when the disk does not want."""
 
 import asyncio
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,42 @@ def test_upgrade_works_in_a_process_apart(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "app.db")
     assert migrations.upgrade(database, apart=True)
     assert migrations.current(database) == migrations.head()
+    database.close()
+
+
+def at_first_schema(path: Path) -> Database:
+    database = Database.open(path)
+    migrations.run(path, "0001")
+    return database
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_older_database_is_copied_before_its_upgrade(tmp_path: Path, apart: bool) -> None:
+    database = at_first_schema(tmp_path / "app.db")
+    await database.write(lambda c: c.execute("UPDATE revisions SET number = 7"))
+    assert migrations.upgrade(database, apart=apart)
+    database.close()
+    [copy] = (tmp_path / "backups").iterdir()
+    assert (copy.name, copy.stat().st_mode & 0o777) == ("app-schema-0001.db", 0o600)
+    kept = Database.open(copy)
+    assert migrations.current(kept) == "0001"
+    assert kept.read("SELECT DISTINCT number FROM revisions") == [(7,)]
+    kept.close()
+
+
+def test_three_copies_are_kept(database: Database) -> None:
+    for number in range(5):
+        os.utime(migrations.backup(database, str(number)), (number, number))
+    kept = {path.name for path in (database.path.parent / "backups").iterdir()}
+    assert kept == {"app-2.db", "app-3.db", "app-4.db"}
+
+
+def test_database_that_cannot_be_copied_is_not_upgraded(tmp_path: Path) -> None:
+    database = at_first_schema(tmp_path / "app.db")
+    (tmp_path / "backups").write_text("in the way")
+    with pytest.raises(StorageError, match="before its migration"):
+        migrations.upgrade(database)
+    assert migrations.current(database) == "0001"
     database.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.crypto import Cipher
 from aiserver.kit.db import Database
+from aiserver.kit.tables import SqliteTables
 from aiserver.providers.store import ProviderStore
 from fakes.upstream import FakeUpstream
 from gateway import TestGateway, running
@@ -270,11 +271,11 @@ async def test_rotated_encryption_is_noticed(gateway: TestGateway, upstream: Fak
     key_file.add()
     other = Database.open(gateway.data / "app.db")
     cipher = Cipher(*key_file.keys())
-    store = ProviderStore(other, cipher, SystemClock(), lambda _: None)
+    store = ProviderStore(SqliteTables(other), cipher, SystemClock(), lambda _: None)
     assert await store.seal_again() == 1
     key_file.keep_newest()
     other.close()
-    await gateway.app._watch()
+    await gateway.app._changes.look()
     assert (await gateway.chat()).status == 200
     assert upstream.requests[-1].header("authorization") == "Bearer sk-0123456789"
 

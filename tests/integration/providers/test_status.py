@@ -11,7 +11,7 @@ from aiserver.contract.operation import Call, operation_of
 from aiserver.contract.trace import Trace
 from aiserver.kit.clock import Clock
 from aiserver.kit.crypto import Cipher
-from aiserver.kit.db import Database
+from aiserver.kit.tables import Tables
 from aiserver.providers.handlers import ProviderHandlers
 from aiserver.providers.health import FailureKind, State
 from aiserver.providers.operations import (
@@ -31,10 +31,9 @@ from fakes.providers import StillClock
 class Process:
     """One server process on the database; `answers` is what its probes meet."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self.store = ProviderStore(database, Cipher(bytes(32)), clock, lambda _: None)
+    def __init__(self, tables: Tables, clock: Clock) -> None:
+        self.store = ProviderStore(tables, Cipher(bytes(32)), clock, lambda _: None)
         self.pool = ProviderPool(self.store, clock=clock)
-        self.pool.refresh()
         self.answers: Exception | None = None
         self.changed = 0
         self.probes = Probes(self.pool, self.probe, clock)
@@ -43,6 +42,12 @@ class Process:
         )
         status = StatusHandlers(self.store, self.pool, self.probes, clock, changed=self.changes)
         self._handlers = providers.handlers() | status.handlers()
+
+    @classmethod
+    async def on(cls, tables: Tables, clock: Clock) -> "Process":
+        process = cls(tables, clock)
+        await process.pool.refresh()
+        return process
 
     async def probe(self, provider: Provider) -> None:
         if self.answers is not None:
@@ -78,8 +83,8 @@ def clock() -> StillClock:
 
 
 @pytest.fixture
-async def process(database: Database, clock: StillClock) -> Process:
-    process = Process(database, clock)
+async def process(tables: Tables, clock: StillClock) -> Process:
+    process = await Process.on(tables, clock)
     create = CreateAiProvider(ai_type_id="Custom", name="Mine", selected_models=["a"])
     await process.call(create)
     return process
@@ -112,15 +117,15 @@ async def test_offline_date_stays_as_it_was(process: Process, clock: StillClock)
 
 
 async def test_other_processes_see_it_and_a_restart_keeps_it(
-    process: Process, database: Database, clock: StillClock
+    process: Process, tables: Tables, clock: StillClock
 ) -> None:
-    other = Process(database, clock)
+    other = await Process.on(tables, clock)
     await process.call(OFFLINE)
-    other.pool.refresh()
+    await other.pool.refresh()
     assert other.state() is State.TAKEN_OFFLINE
-    assert Process(database, clock).state() is State.TAKEN_OFFLINE
+    assert (await Process.on(tables, clock)).state() is State.TAKEN_OFFLINE
     await process.call(ONLINE)
-    other.pool.refresh()
+    await other.pool.refresh()
     assert other.state() is State.READY
 
 

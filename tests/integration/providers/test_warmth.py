@@ -98,7 +98,7 @@ async def test_answer_of_a_changed_provider_counts_no_more() -> None:
 
     async def loaded(asked: Provider) -> list[str]:
         store.put(ollama(1, api_base_url="http://127.0.0.1:1"))
-        pool.refresh()
+        await pool.refresh()
         return ["m"]
 
     await Warmth(pool, loaded, dialects=("ollama",)).round()

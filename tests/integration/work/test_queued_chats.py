@@ -166,7 +166,7 @@ async def test_settled_job_is_in_the_ledger_once(serving: TestGateway) -> None:
     await put(serving, refId="paid")
     await ended(serving, "paid")
     await serving.app._ledger.flush()
-    rows = serving.app._data.database.read("SELECT provider, completion_tokens FROM ledger")
+    rows = await serving.rows("SELECT provider, completion_tokens FROM ledger")
     assert len(rows) == 1
     assert rows[0][0] == "fake"
 
@@ -230,13 +230,174 @@ async def test_repeated_failure_is_told_again_and_not_tried_again(
     assert upstream.received.count == 1
 
 
-async def test_repeatable_call_cannot_be_streamed(serving: TestGateway) -> None:
+STREAMED: dict[str, Any] = {**ASKED, "stream": True, "stream_options": {"include_usage": True}}
+
+
+async def test_repeated_stream_runs_once_and_is_a_stream_again(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
     once = {"Idempotency-Key": "order-3"}
-    reply = await serving.call(
-        "POST", "/v1/chat/completions", {**ASKED, "stream": True}, headers=once
-    )
+    calls = [serving.call("POST", "/v1/chat/completions", STREAMED, headers=once) for _ in range(5)]
+    replies = await asyncio.gather(*calls)
+    assert {(reply.status, reply.headers["content-type"]) for reply in replies} == {
+        (200, "text/event-stream; charset=utf-8")
+    }
+    assert sum("idempotency-replayed" in reply.headers for reply in replies) == 4
+    assert len({reply.body for reply in replies}) == 1
+    *chunks, last, end = replies[0].events()
+    said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert (said, end) == ("echo: hello there", "[DONE]")
+    assert last["usage"]["completion_tokens"] > 0
+    assert upstream.received.count == 1
+    whole = await serving.call("POST", "/v1/chat/completions", ASKED, headers=once)
+    assert whole.status == 409
+
+
+async def test_stream_that_failed_is_told_with_its_status(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
+    upstream.next(status(400, {"error": {"message": "too long", "type": "invalid_request_error"}}))
+    once = {"Idempotency-Key": "order-4"}
+    calls = [
+        await serving.call("POST", "/v1/chat/completions", STREAMED, headers=once) for _ in range(2)
+    ]
+    assert [reply.status for reply in calls] == [400, 400]
+    assert upstream.received.count == 1
+
+
+async def test_stream_is_kept_open_until_the_answer_is_there(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
+    upstream.next(stall)
+    serving.app._desk.deferred._silence = 0.02
+    once = {"Idempotency-Key": "order-5", "X-Request-Id": "slow-stream"}
+    opened = await serving.open("POST", "/v1/chat/completions", STREAMED, headers=once)
+    async with opened as response:
+        assert response.status == 200
+        await upstream.started.reach(1)
+        [job] = (await serving.call("GET", "/api/AdminQueryBackgroundJobs")).json()["results"]
+        await serving.call("POST", "/api/CancelJob", {"id": job["id"]})
+        body = await response.read(1_000_000)
+    assert body.startswith(b": still here\n\n")
+    assert b'"Cancelled"' in body or b"cancelled" in body
+    assert b"[DONE]" not in body
+    await serving.recorded("slow-stream")
+    entries = (await serving.call("GET", "/api/RequestLogs?take=200")).json()["results"]
+    # The job's own attempt bears the id of its call.
+    told = {each["statusCode"] for each in entries if each["traceId"] == "slow-stream"}
+    assert told == {409, 499}
+
+
+async def test_stream_in_ollamas_form_is_told_again_in_it(serving: TestGateway) -> None:
+    once = {"Idempotency-Key": "order-6"}
+    body = {"model": "fake-model", "prompt": "hello", "stream": True}
+    first = await serving.call("POST", "/api/generate", body, headers=once)
+    again = await serving.call("POST", "/api/generate", body, headers=once)
+    assert first.headers["content-type"].startswith("application/x-ndjson")
+    assert again.headers["idempotency-replayed"] == "true"
+    [line] = again.body.splitlines()
+    told = msgspec.json.decode(line)
+    assert (told["response"], told["done"]) == ("echo: hello", True)
+    assert told["created_at"].endswith("Z")
+    assert first.body == again.body
+
+
+async def test_told_stream_ends_well_in_the_history(serving: TestGateway) -> None:
+    headers = {"Idempotency-Key": "order-7", "X-Request-Id": "told-stream"}
+    await serving.call("POST", "/v1/chat/completions", STREAMED, headers=headers)
+    entry = await serving.recorded("told-stream")
+    assert entry["statusCode"] == 200
+
+
+async def test_stream_that_prefers_not_to_wait_is_refused(serving: TestGateway) -> None:
+    headers = {"Idempotency-Key": "order-8", "Prefer": "respond-async"}
+    reply = await serving.call("POST", "/v1/chat/completions", STREAMED, headers=headers)
     assert reply.status == 400
     assert "stream" in reply.json()["error"]["message"]
+
+
+async def test_queued_call_that_is_repeated_gets_its_first_job(serving: TestGateway) -> None:
+    once = {"Idempotency-Key": "queued-1"}
+    body = {"request": ASKED, "refId": "only"}
+    path = "/api/QueueOpenAiChatCompletion"
+    first = await serving.call("POST", path, body, headers=once)
+    again = await serving.call("POST", path, body, headers=once)
+    assert (first.status, again.status) == (200, 200)
+    assert first.json() == again.json()
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    other = await serving.call("POST", path, {"request": ASKED}, headers=once)
+    assert other.status == 409
+
+
+async def test_headers_say_when_and_how_urgently_a_job_runs(
+    gateway: TestGateway, upstream: FakeUpstream
+) -> None:
+    await gateway.provider("one", upstream.base_url)
+    headers = {"Job-Run-After": "3600", "Job-Deadline": "7200", "Job-Priority": "7"}
+    path = "/api/QueueOpenAiChatCompletion"
+    queued = await gateway.call("POST", path, {"request": ASKED}, headers=headers)
+    assert queued.status == 200, queued.body
+    direct = await gateway.call(
+        "POST", "/v1/chat/completions", ASKED, headers={**headers, "Prefer": "respond-async"}
+    )
+    assert direct.status == 202
+    for reply in (queued, direct):
+        job = await gateway.app._desk.queue.store.find(ref_id=reply.json()["refId"])
+        assert job is not None
+        assert job.run_after is not None
+        assert job.deadline is not None
+        assert (job.state.value, job.priority) == ("Scheduled", 7)
+        assert job.deadline - job.run_after == 3_600_000
+    assert upstream.received.count == 0
+
+
+async def test_job_that_misses_its_deadline_fails_and_is_called_off(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
+    upstream.next(stall)
+    headers = {"Job-Deadline": "0.2", "Prefer": "wait=30"}
+    reply = await serving.call("POST", "/v1/chat/completions", ASKED, headers=headers)
+    assert reply.status == 504, reply.body
+    assert "deadline" in reply.json()["error"]["message"]
+    await upstream.cancelled.reach(1)
+
+
+async def test_headers_that_cannot_be_met_are_refused_before_it_is_stored(
+    serving: TestGateway,
+) -> None:
+    key = await serving.key()
+    path, body = "/api/QueueOpenAiChatCompletion", {"request": ASKED}
+    for name, text, code in (
+        ("Job-Deadline", "soon", 400),
+        ("Job-Run-After", "40000000", 400),
+        ("Job-Priority", "1", 403),
+    ):
+        reply = await serving.call("POST", path, body, key=key, headers={name: text})
+        assert reply.status == code, reply.body
+        assert name in reply.problem()["message"] or code == 403
+    counts = (await serving.call("GET", "/api/AdminJobInfo")).json()
+    assert counts["tableCounts"].get("JobSummary", 0) == 0
+
+
+async def test_job_headers_mean_nothing_to_a_direct_call(serving: TestGateway) -> None:
+    reply = await serving.call(
+        "POST", "/v1/chat/completions", ASKED, headers={"Job-Run-After": "soon"}
+    )
+    assert reply.status == 200
+
+
+async def test_recurring_work_of_the_server_is_shown(serving: TestGateway) -> None:
+    answer = (await serving.call("GET", "/api/AdminQueryScheduledTasks")).json()
+    tasks = {task["name"]: task for task in answer["results"]}
+    assert {
+        "Archive finished jobs",
+        "Ask offline providers whether they are back",
+        "Do what has fallen due",
+        "Forget old jobs",
+    } <= tasks.keys()
+    assert tasks["Forget old jobs"]["interval"] == "PT3600S"
+    assert all("nextRun" in task or task["lastStatus"] == "Started" for task in tasks.values())
 
 
 async def test_slot_of_a_job_that_may_not_run_any_more_is_free_again(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiserver.contract.trace import Attempt, Trace, Usage
-from aiserver.history.archive import UPGRADES
+from aiserver.history.file_page import FilePage
+from aiserver.history.files import UPGRADES
 from aiserver.history.rollups import NOBODY, SUMS, Tally
 from aiserver.history.rows import COLUMNS, row_of
 from aiserver.kit.db import Raw, driver
@@ -53,7 +54,9 @@ def store(connection: Raw, batch: list[Trace]) -> None:
     rows = [row_of(call, str) for call in batch]
     connection.executemany(f"INSERT INTO calls VALUES ({','.join('?' * len(COLUMNS))})", rows)
     tally.add(rows)
-    tally.write(connection)
+    connection.execute("BEGIN")
+    FilePage(connection).add(tally, run=1, calls=len(rows))
+    connection.execute("COMMIT")
 
 
 def table(connection: Raw, sql: str) -> dict[Any, Any]:

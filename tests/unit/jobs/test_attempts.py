@@ -38,6 +38,13 @@ def test_attempts_are_spread_over_three_days() -> None:
     assert judged(500, attempt=len(SCHEDULE)).state is DeliveryState.FAILED
 
 
+def test_redelivery_of_one_that_was_given_up_has_the_whole_plan_again() -> None:
+    last = len(SCHEDULE)
+    waits = [judged(500, attempt=last + attempt).wait for attempt in range(1, last)]
+    assert waits == list(SCHEDULE[1:])
+    assert judged(500, attempt=2 * last).state is DeliveryState.FAILED
+
+
 def test_jitter_only_adds_time() -> None:
     assert judged(500, attempt=2, random=0.999).wait == pytest.approx(360, abs=0.1)
 

@@ -75,3 +75,24 @@ async def test_tasks_are_shown_in_order(clock: StillClock) -> None:
         (2, "retention", timedelta(hours=1)),
     ]
     assert schedule.tasks[0].next_run == NOVEMBER + timedelta(hours=1)
+
+
+async def test_task_shows_how_it_went_and_when_it_runs_next(clock: StillClock) -> None:
+    background, steps = Background(), Steps(clock)
+    schedule = Schedule(background, clock)
+    schedule.every(0, "archive", steps)
+    [before] = shown(schedule.tasks)
+    assert (before.last_status, before.last_duration, before.last_error) == (None, None, None)
+    assert before.next_run == NOVEMBER
+    await steps.began.wait()
+    [during] = shown(schedule.tasks)
+    assert (during.last_status, during.last_run, during.next_run) == ("Started", NOVEMBER, None)
+    steps.failure = OSError("/private/path")
+    steps.go.set()
+    while schedule.tasks[0].running:
+        await asyncio.sleep(0)
+    [after] = shown(schedule.tasks)
+    await background.stop()
+    assert (after.last_status, after.last_error) == ("Failed", "OSError")
+    assert after.last_duration == timedelta(seconds=2)
+    assert after.next_run == clock.now()

@@ -12,7 +12,7 @@ from aiserver.keys import access
 from aiserver.keys.access import Credentials, KeyRing, permit
 from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, KeyStore, new_key
-from aiserver.kit.db import Database
+from aiserver.kit.tables import Tables
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -46,89 +46,89 @@ class Admin(Wire):
 OPEN, KEYED, ADMIN = (operation_of(each) for each in (Open, Keyed, Admin))
 
 
-def ring_on(database: Database, clock: StillClock, *, given: str | None = None) -> KeyRing:
-    keys, secret = KeyStore(database, clock), AdminSecret(database, clock)
-    ring = KeyRing(keys, secret, Sessions(database, clock), clock, auth_secret=given)
-    ring.refresh()
+async def ring_on(tables: Tables, clock: StillClock, *, given: str | None = None) -> KeyRing:
+    keys, secret = KeyStore(tables, clock), AdminSecret(tables, clock)
+    ring = KeyRing(keys, secret, Sessions(tables, clock), clock, auth_secret=given)
+    await ring.refresh()
     return ring
 
 
-async def test_key_is_known_by_its_text(database: Database) -> None:
+async def test_key_is_known_by_its_text(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    created = await KeyStore(database, clock).create(text, {"name": "app", "models": ["a"]})
-    caller = ring_on(database, clock).identify(Credentials(bearer=text))
+    created = await KeyStore(tables, clock).create(text, {"name": "app", "models": ["a"]})
+    caller = (await ring_on(tables, clock)).identify(Credentials(bearer=text))
     assert (caller.key_id, caller.name, caller.models) == (created.id, "app", {"a"})
 
 
-async def test_api_key_header_wins_over_bearer(database: Database) -> None:
+async def test_api_key_header_wins_over_bearer(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    await KeyStore(database, clock).create(text, {})
-    ring = ring_on(database, clock)
+    await KeyStore(tables, clock).create(text, {})
+    ring = await ring_on(tables, clock)
     assert ring.identify(Credentials(api_key=text, bearer="wrong")).known
     with pytest.raises(Unauthenticated):
         ring.identify(Credentials(api_key="wrong", bearer=text))
 
 
 @pytest.mark.parametrize("text", ["ak-", "wrong", "ak-" + "0" * 32, "x" * 100_000, "\u20ac"])
-async def test_wrong_text_is_refused(database: Database, text: str) -> None:
+async def test_wrong_text_is_refused(tables: Tables, text: str) -> None:
     with pytest.raises(Unauthenticated, match="Invalid API Key"):
-        ring_on(database, StillClock()).identify(Credentials(bearer=text))
+        (await ring_on(tables, StillClock())).identify(Credentials(bearer=text))
 
 
-async def test_hash_of_a_key_opens_nothing(database: Database) -> None:
+async def test_hash_of_a_key_opens_nothing(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    created = await KeyStore(database, clock).create(text, {})
+    created = await KeyStore(tables, clock).create(text, {})
     with pytest.raises(Unauthenticated):
-        ring_on(database, clock).identify(Credentials(bearer=created.hash.hex()))
+        (await ring_on(tables, clock)).identify(Credentials(bearer=created.hash.hex()))
 
 
-async def test_expired_key_is_refused_at_its_time(database: Database) -> None:
+async def test_expired_key_is_refused_at_its_time(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    await KeyStore(database, clock).create(text, {"expires": NOW + timedelta(seconds=1)})
-    ring = ring_on(database, clock)
+    await KeyStore(tables, clock).create(text, {"expires": NOW + timedelta(seconds=1)})
+    ring = await ring_on(tables, clock)
     assert ring.identify(Credentials(bearer=text)).known
     clock.time += timedelta(seconds=1)
     with pytest.raises(Unauthenticated, match="expired"):
         ring.identify(Credentials(bearer=text))
 
 
-async def test_disabled_key_is_refused(database: Database) -> None:
+async def test_disabled_key_is_refused(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    created = await KeyStore(database, clock).create(text, {})
-    ring = ring_on(database, clock)
-    await KeyStore(database, clock).update(created.id, {"cancelled": NOW})
+    created = await KeyStore(tables, clock).create(text, {})
+    ring = await ring_on(tables, clock)
+    await KeyStore(tables, clock).update(created.id, {"cancelled": NOW})
     assert ring.identify(Credentials(bearer=text)).known
-    ring.refresh()
+    await ring.refresh()
     with pytest.raises(Unauthenticated, match="disabled"):
         ring.identify(Credentials(bearer=text))
 
 
-async def test_generated_secret_is_the_administrator(database: Database) -> None:
+async def test_generated_secret_is_the_administrator(tables: Tables) -> None:
     clock = StillClock()
-    secret = await AdminSecret(database, clock).replace()
-    ring = ring_on(database, clock)
+    secret = await AdminSecret(tables, clock).replace()
+    ring = await ring_on(tables, clock)
     assert ring.identify(Credentials(bearer=secret)) is ADMINISTRATOR
     assert ring.identify(Credentials(auth_secret=secret)) is ADMINISTRATOR
-    newer = await AdminSecret(database, clock).replace()
-    ring.refresh()
+    newer = await AdminSecret(tables, clock).replace()
+    await ring.refresh()
     assert ring.identify(Credentials(bearer=newer)) is ADMINISTRATOR
     with pytest.raises(Unauthenticated):
         ring.identify(Credentials(bearer=secret))
 
 
-async def test_given_secret_replaces_the_generated(database: Database) -> None:
+async def test_given_secret_replaces_the_generated(tables: Tables) -> None:
     clock = StillClock()
-    generated = await AdminSecret(database, clock).replace()
-    ring = ring_on(database, clock, given="given-secret-of-the-operator")
+    generated = await AdminSecret(tables, clock).replace()
+    ring = await ring_on(tables, clock, given="given-secret-of-the-operator")
     assert ring.identify(Credentials(bearer="given-secret-of-the-operator")) is ADMINISTRATOR
     with pytest.raises(Unauthenticated):
         ring.identify(Credentials(bearer=generated))
 
 
-async def test_last_use_is_kept_once(database: Database) -> None:
+async def test_last_use_is_kept_once(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    created = await KeyStore(database, clock).create(text, {})
-    ring = ring_on(database, clock)
+    created = await KeyStore(tables, clock).create(text, {})
+    ring = await ring_on(tables, clock)
     ring.identify(Credentials(bearer=text))
     assert ring.take_used() == {created.id: NOW}
     assert ring.take_used() == {}
@@ -176,26 +176,26 @@ def test_models_limit_a_key_not_an_administrator() -> None:
     assert ADMIN_KEY.may_use("b")
 
 
-async def test_key_used_lately_is_refused_once_it_is_disabled(database: Database) -> None:
+async def test_key_used_lately_is_refused_once_it_is_disabled(tables: Tables) -> None:
     clock, text = StillClock(), new_key()
-    store = KeyStore(database, clock)
+    store = KeyStore(tables, clock)
     created = await store.create(text, {})
-    ring = ring_on(database, clock)
+    ring = await ring_on(tables, clock)
     assert ring.identify(Credentials(bearer=text)).key_id == created.id
     await store.update(created.id, {"cancelled": clock.now()})
-    ring.refresh()
+    await ring.refresh()
     with pytest.raises(Unauthenticated):
         ring.identify(Credentials(bearer=text))
 
 
 async def test_keys_used_lately_are_bounded(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "_MOST_LATELY", 2)
     clock, texts = StillClock(), [new_key() for _ in range(3)]
     for text in texts:
-        await KeyStore(database, clock).create(text, {})
-    ring = ring_on(database, clock)
+        await KeyStore(tables, clock).create(text, {})
+    ring = await ring_on(tables, clock)
     for text in texts * 2:
         assert ring.identify(Credentials(bearer=text)).known
     assert len(ring._lately) <= 2

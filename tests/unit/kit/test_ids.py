@@ -22,9 +22,15 @@ def test_numbers_grow_when_the_clock_steps_back() -> None:
     assert given == sorted(set(given))
 
 
-def test_more_calls_than_a_millisecond_counts_are_still_apart() -> None:
-    ids = CallIds()
-    first = ids.next(MS)
-    given = [ids.next(MS) for _ in range(2**21 + 1000)]
-    assert given[-1] == first + len(given)
+def test_more_calls_than_a_millisecond_counts_take_from_the_next() -> None:
+    ids = CallIds(3)
+    given = [ids.next(MS) for _ in range(1000)]
+    assert given == sorted(set(given))
+    assert began_ms(given[-1]) == MS + 3
     assert ids.next(MS + 1) > given[-1]
+
+
+def test_processes_and_kinds_of_calls_never_meet() -> None:
+    sources = [CallIds(process, kind) for process in (0, 1, 2, 4095) for kind in (0, 1)]
+    given = [ids.next(MS) for ids in sources for _ in range(600)]
+    assert len(set(given)) == len(given)

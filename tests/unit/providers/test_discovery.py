@@ -8,7 +8,7 @@ import pytest
 from aiserver.contract.errors import UpstreamFailed
 from aiserver.providers.discovery import MOST_AT_ONCE, Discovery
 from aiserver.providers.store import Provider
-from fakes.providers import FakeStore, pool_of, pool_on, provider
+from fakes.providers import FakeStore, pool_of, pool_on, provider, refreshed
 
 
 def listing(**by_name: list[str] | Exception) -> Callable[[Provider], Awaitable[list[str]]]:
@@ -50,7 +50,7 @@ async def test_answer_ends_a_problem_and_going_does_too() -> None:
     assert sorted(discovery.problems) == [1, 2]
     answers["p1"] = ["x"]
     store.put(provider(1))
-    pool.refresh()
+    refreshed(pool)
     assert await discovery.renew()
     assert discovery.problems == {}
 

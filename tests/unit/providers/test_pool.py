@@ -24,7 +24,7 @@ from aiserver.providers.health import FailureKind, State
 from aiserver.providers.names import MOST_ROUTES
 from aiserver.providers.pool import MOST_WAITING, Lease, NobodyLeft, ProviderPool
 from aiserver.providers.store import Provider
-from fakes.providers import FakeStore, StillClock, pool_of, pool_on, provider
+from fakes.providers import FakeStore, StillClock, pool_of, pool_on, provider, refreshed
 
 UNLIMITED = 0
 
@@ -159,7 +159,7 @@ async def test_new_provider_is_seen_by_those_who_wait() -> None:
     waiting = asyncio.create_task(pool.acquire("a", provider=None, wait=5))
     await asyncio.sleep(0)
     store.put(*store.providers, provider(2, "a"))
-    pool.refresh()
+    refreshed(pool)
     assert (await waiting).provider.id == 2
 
 
@@ -169,7 +169,7 @@ def test_running_calls_outlive_a_change() -> None:
     lease = pool.choose("a")
     assert lease is not None
     store.put(provider(1, "a", concurrency=1))
-    pool.refresh()
+    refreshed(pool)
     assert pool.choose("a") is None
     lease.release()
     assert pool.choose("a") is not None
@@ -393,7 +393,7 @@ def test_refused_credentials_take_out_of_service() -> None:
         pool.choose("a")
     assert caught.value.retry_after is None
     store.put(provider(1, "a", api_key=b"another"))
-    pool.refresh()
+    refreshed(pool)
     assert taken(pool)
     lease.failed(FailureKind.CREDENTIALS)
     assert pool.state(1) is State.READY
@@ -404,7 +404,7 @@ def test_unchanged_row_keeps_its_health() -> None:
     pool = pool_on(store)
     taken(pool).failed(FailureKind.CREDENTIALS)
     store.put(provider(1, "a"), provider(2, "b"))
-    pool.refresh()
+    refreshed(pool)
     assert pool.state(1) is State.MISCONFIGURED
     pool.forgive(1)
     assert pool.state(1) is State.READY
@@ -514,7 +514,7 @@ async def test_caller_learns_at_once_that_its_model_is_gone() -> None:
     taken(pool)
     [waiter] = await waiting_for(pool, "a")
     store.put(provider(1, "b", concurrency=1))
-    pool.refresh()
+    refreshed(pool)
     with pytest.raises(ModelNotFound):
         await waiter
 
@@ -705,7 +705,7 @@ class Traffic(RuleBasedStateMachine):
         # Calls that were given before a limit fell are finished.
         self.limits = limits
         self.store.put(*self.rows(limits))
-        self.pool.refresh()
+        refreshed(self.pool)
 
     @rule()
     def learn(self) -> None:

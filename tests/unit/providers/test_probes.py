@@ -9,7 +9,7 @@ from aiserver.providers.health import FailureKind, State
 from aiserver.providers.pool import ProviderPool
 from aiserver.providers.probes import MOST_AT_ONCE, Probes
 from aiserver.providers.store import Provider
-from fakes.providers import FakeStore, StillClock, pool_of, pool_on, provider
+from fakes.providers import FakeStore, StillClock, pool_of, pool_on, provider, refreshed
 
 
 class KindOfFailure(Exception):
@@ -113,7 +113,7 @@ async def test_provider_without_a_listing_counts_as_there(ward: Ward) -> None:
 
 async def test_administrators_word_is_not_probed_away(ward: Ward) -> None:
     ward.store.put(provider(1, "a", offline=ward.clock.now()))
-    ward.pool.refresh()
+    refreshed(ward.pool)
     assert await ward.asked_within(120) == []
     assert await ward.probes.check(ward.pool.providers()[0])
     assert ward.state() is State.TAKEN_OFFLINE
@@ -123,7 +123,7 @@ async def test_answer_for_a_row_that_changed_counts_no_more(ward: Ward) -> None:
     before = ward.pool.providers()[0]
     ward.upstream.error = OSError("refused")
     ward.store.put(provider(1, "a", api_base_url="http://another"))
-    ward.pool.refresh()
+    refreshed(ward.pool)
     assert not await ward.probes.check(before)
     assert ward.state() is State.READY
 
@@ -133,7 +133,7 @@ async def test_changed_provider_starts_its_pauses_anew(ward: Ward) -> None:
     ward.upstream.error = OSError("refused")
     await ward.asked_within(100)
     ward.store.put(provider(1, "a", api_base_url="http://another"))
-    ward.pool.refresh()
+    refreshed(ward.pool)
     ward.fails(FailureKind.UNREACHABLE)
     assert await ward.asked_within(10) == [5]
 

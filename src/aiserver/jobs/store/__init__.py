@@ -13,6 +13,7 @@ import msgspec
 from aiserver.jobs.job import Fence, Job, NewJob, Outcome, State, Summary
 from aiserver.jobs.store.outbox import (
     DELIVERY_COLUMNS,
+    MOST_PASSED,
     Attempt,
     Attempted,
     Delivery,
@@ -24,6 +25,7 @@ from aiserver.jobs.store.outbox import (
 
 __all__ = [
     "DELIVERY_COLUMNS",
+    "MOST_PASSED",
     "Attempt",
     "Attempted",
     "Delivery",
@@ -55,12 +57,16 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Jobs that are alike to a claim; `ready` is how many are Queued, counted to a bound."""
+    """Jobs that are alike to a claim; `ready` is how many are Queued, counted to a bound.
+
+    `priority` is the highest among them.
+    """
 
     kind: str
     model: str
     provider: str
     ready: int
+    priority: int = 0
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -152,7 +158,8 @@ class Order(StrEnum):
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs a page shows: all that are given must fit; an empty collection fits nothing.
 
-    `since` and `until` bound `created`, in ms, the end excluded. `take` is at most MOST_ROWS.
+    `provider` is the caller's wish, `worker` who served it last. `since` and `until` bound
+    `created`, in ms, the end excluded. `take` is at most MOST_ROWS.
     """
 
     states: Collection[State] | None = None
@@ -162,6 +169,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     operation: str | None = None
     kind: str | None = None
     model: str | None = None
+    provider: str | None = None
     worker: str | None = None
     tag: str | None = None
     since: int | None = None
@@ -211,8 +219,37 @@ class Blanked(msgspec.Struct, frozen=True):
 Announce = Callable[[Job], NewDelivery | None]
 
 
+class Word(StrEnum):
+    """What another process tells: there is work, or what became of jobs that it names."""
+
+    READY = "ready"
+    ENDED = "ended"
+    STOP = "stop"
+    DELIVER = "deliver"
+
+
+# Names are ids of jobs that ended, or owners whose jobs were asked to stop; none stands for any.
+Heard = Callable[[Word, list[str]], None]
+
+
+class Listening(Protocol):
+    """A loop for `Background` that hears other processes."""
+
+    async def run(self) -> None: ...
+
+
 class JobStore(Protocol):
     """Jobs. Terminal writes reach the job's row, its ledger row and its outbox row, or none."""
+
+    async def begin(self) -> None:
+        """Takes over what is there, before anything else is asked of it. Raises StorageError."""
+        ...
+
+    def listener(self, heard: Heard, *, again: Callable[[], None]) -> Listening | None:
+        """For what other processes do, `again` when something may have been missed; None where
+        no others can work on these jobs.
+        """
+        ...
 
     async def enqueue(
         self, job: NewJob, *, owner: str | None = None, until: int | None = None
@@ -345,6 +382,10 @@ class JobStore(Protocol):
 
     async def forget_keys(self, before: int) -> int:
         """Frees idempotency keys of ended jobs created before then; how many."""
+        ...
+
+    async def tidy(self) -> int:
+        """Forgets the places in line of keys that have no job in it; how many, MOST_ROWS a call."""
         ...
 
     async def close(self) -> None:

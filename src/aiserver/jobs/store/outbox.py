@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+MOST_PASSED = 500
+
 
 class DeliveryState(StrEnum):
     PENDING = "Pending"
@@ -100,11 +102,20 @@ class Outbox(Protocol):
         ...
 
     async def take(
-        self, *, until: int, most: int, per_receiver: int, busy: Collection[str] = ()
+        self,
+        *,
+        until: int,
+        most: int,
+        per_receiver: int,
+        per_key: int | None = None,
+        busy: Collection[str] = (),
+        busy_keys: Collection[int] = (),
     ) -> list[Delivery]:
         """Pending deliveries that are due, oldest first, at most `per_receiver` of one receiver
-        and none of those in `busy`. Each is due again `until` (ms) if nothing is heard of it, so
-        that one process has it at a time.
+        and `per_key` of one key, none of the receivers in `busy` and the keys in `busy_keys`. Each
+        is due again `until` (ms) if nothing is heard of it, so that one process has it at a time.
+
+        Behind MOST_PASSED deliveries of busy keys to a receiver nobody else's are seen.
         """
         ...
 
@@ -132,6 +143,12 @@ class Outbox(Protocol):
 
     async def attempts(self, id: str) -> list[Attempt]:
         """Oldest first."""
+        ...
+
+    async def blank(self, before: int) -> int:
+        """Forgets the bodies of callbacks created before then, Pending ones too; how many,
+        MOST_ROWS a call.
+        """
         ...
 
     async def prune(self, before: int) -> int:

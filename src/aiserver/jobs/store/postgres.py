@@ -18,11 +18,13 @@ from aiserver.jobs.store import (
     Counts,
     Filter,
     Group,
+    Heard,
     Progress,
     Requeued,
     Swept,
     Tally,
     Want,
+    Word,
     postgres_archive,
     postgres_claim,
     postgres_enqueue,
@@ -32,7 +34,7 @@ from aiserver.jobs.store import (
 )
 from aiserver.jobs.store.batches import Batches
 from aiserver.jobs.store.postgres_enqueue import Entry
-from aiserver.jobs.store.postgres_rows import CHANNEL, Word, text
+from aiserver.jobs.store.postgres_rows import CHANNEL, text
 from aiserver.jobs.store.postgres_turn import Turns
 from aiserver.jobs.store.sqlite_finish import Ending
 from aiserver.kit.clock import Clock
@@ -65,14 +67,10 @@ class PostgresJobs:
         self._enqueues = Batches(self._write_entries)
         self._finishes = Batches(self._write_endings)
 
-    def listener(
-        self, heard: Callable[[Word, list[str]], None], *, again: Callable[[], None]
-    ) -> Listener:
-        """Hears what other processes did; its `run` is a loop for `Background`.
+    async def begin(self) -> None:
+        """Nothing: it is all in the database."""
 
-        READY and DELIVER: there is work. ENDED: job ids. STOP: owners whose jobs were asked to
-        stop. No names stand for any. `again`: look yourself, something may have been missed.
-        """
+    def listener(self, heard: Heard, *, again: Callable[[], None]) -> Listener:
 
         def told(_: str, payload: str) -> None:
             sender, word, named = [*payload.split(" "), ""][:3]
@@ -166,6 +164,9 @@ class PostgresJobs:
 
     async def forget_keys(self, before: int) -> int:
         return await postgres_archive.forget_keys(self._db, before)
+
+    async def tidy(self) -> int:
+        return await postgres_archive.tidy(self._db)
 
     async def close(self) -> None:
         await self._enqueues.close()

@@ -10,8 +10,9 @@ from aiserver.jobs.job import JOB_COLUMNS, LARGEST_ID, SUMMARY_COLUMNS, Job, Sta
 from aiserver.jobs.store import MOST_ROWS, Blanked, Bounds, Requeued
 from aiserver.jobs.store.months import began
 from aiserver.jobs.store.postgres_line import IN_TURN, Line, place_of
-from aiserver.jobs.store.postgres_rows import COLUMNS, job
+from aiserver.jobs.store.postgres_rows import ALL_KEYS, COLUMNS, columns, job
 from aiserver.jobs.store.postgres_turn import Turns, with_error
+from aiserver.jobs.store.refusals import NO_SUCH_JOB, QUEUE_FULL, not_again
 from aiserver.kit.postgres import Postgres, Transaction
 
 # One process at a time makes or drops a month's partition.
@@ -70,7 +71,23 @@ WITH forgotten AS (
   WHERE idempotency_key IS NOT NULL AND created < $1 AND ended IS NOT NULL RETURNING 1
 )
 SELECT (SELECT count(*) FROM forgotten) + (SELECT count(*) FROM ended)"""
-_DEAD = (State.FAILED, State.CANCELLED)
+
+_IDLE = f"""
+WITH live AS (SELECT DISTINCT kind, model, key_id FROM jobs WHERE ended IS NULL)
+SELECT kind, model, key_id, tag FROM fair f WHERE NOT EXISTS (
+  SELECT 1 FROM live l WHERE l.kind = f.kind AND l.model = f.model AND l.key_id = f.key_id)
+AND (key_id <> {ALL_KEYS} OR NOT EXISTS (
+  SELECT 1 FROM live l WHERE l.kind = f.kind AND l.model = f.model)) LIMIT {MOST_ROWS}"""
+# A tag that changed belongs to a job that came meanwhile.
+_TIDY = """
+WITH idle AS (
+  SELECT f.kind, f.model, f.key_id FROM fair f
+  JOIN unnest($1::text[], $2::text[], $3::int[], $4::bigint[]) AS i(kind, model, key_id, tag)
+    USING (kind, model, key_id, tag)
+  ORDER BY kind, model, key_id FOR UPDATE OF f SKIP LOCKED
+)
+DELETE FROM fair f USING idle i
+WHERE f.kind = i.kind AND f.model = i.model AND f.key_id = i.key_id"""
 
 
 async def months(database: Postgres) -> list[str]:
@@ -126,9 +143,14 @@ async def forget_keys(database: Postgres, before: int) -> int:
     return int(row[0])
 
 
+async def tidy(database: Postgres) -> int:
+    idle = [tuple(row) for row in await database.read(_IDLE)]
+    return await database.execute(_TIDY, *columns(idle, 4)) if idle else 0
+
+
 async def requeue(database: Postgres, ids: Sequence[int], turns: Turns, bounds: Bounds) -> Requeued:
     wanted = [id for id in dict.fromkeys(ids) if 0 < id <= LARGEST_ID]
-    result = Requeued([], {id: "There is no such job." for id in ids if id not in wanted})
+    result = Requeued([], {id: NO_SUCH_JOB for id in ids if id not in wanted})
     async with database.transaction(IN_TURN) as transaction:
         archived = {found.id: found for found in await _jobs(transaction, _ARCHIVED, wanted)}
         live = {found.id: found for found in await _jobs(transaction, _LIVE, wanted)}
@@ -136,7 +158,7 @@ async def requeue(database: Postgres, ids: Sequence[int], turns: Turns, bounds: 
         line = Line(bounds)
         await line.learn(transaction, [place_of(found) for found in known.values()])
         for id in wanted:
-            problem = _refusal(known.get(id)) or _full(line, known[id])
+            problem = not_again(known.get(id)) or _full(line, known[id])
             if problem is not None:
                 result.errors[id] = problem
                 continue
@@ -155,7 +177,7 @@ async def _jobs(transaction: Transaction, sql: str, ids: list[int]) -> list[Job]
 
 def _full(line: Line, job: Job) -> str | None:
     if line.depth.room() <= 0:
-        return "The queue is full."
+        return QUEUE_FULL
     line.depth.move(job.key_id, 1)
     return None
 
@@ -169,11 +191,3 @@ def _fresh(job: Job, line: Line) -> Job:
         **dict.fromkeys(("run_after", "deadline", "started", "ended", "progress", "status")),
         **dict.fromkeys(("result", "cancel_asked", "notified")),
     )
-
-
-def _refusal(job: Job | None) -> str | None:
-    if job is None:
-        return "There is no such job."
-    if job.state not in _DEAD:
-        return f"The job is {job.state.shown}; only Failed and Cancelled ones are queued again."
-    return "What the job asked for is not kept any more." if job.request is None else None

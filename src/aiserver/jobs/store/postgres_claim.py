@@ -24,7 +24,10 @@ WITH RECURSIVE heads AS (
 )
 SELECT h.kind, h.model, h.provider, (SELECT count(*) FROM (
     SELECT 1 FROM jobs WHERE state = 'Queued'
-    AND kind = h.kind AND model = h.model AND provider = h.provider LIMIT {_MOST_READY}) few)
+    AND kind = h.kind AND model = h.model AND provider = h.provider LIMIT {_MOST_READY}) few),
+  (SELECT priority FROM jobs WHERE state = 'Queued'
+    AND kind = h.kind AND model = h.model AND provider = h.provider
+    ORDER BY priority DESC LIMIT 1)
 FROM heads h"""
 # The lock belongs inside the LATERAL: outside it two claims would look at the same jobs.
 _CLAIM = f"""

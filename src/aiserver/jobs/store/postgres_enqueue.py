@@ -9,10 +9,10 @@ import msgspec
 
 from aiserver.contract.errors import Conflict, TooBusy
 from aiserver.jobs.job import NewJob, State
-from aiserver.jobs.store import Accepted, Bounds
+from aiserver.jobs.store import Accepted, Bounds, Word
 from aiserver.jobs.store.postgres_line import IN_TURN, TAG, Line, place_of
-from aiserver.jobs.store.postgres_rows import NOTIFY, Word, columns, payload
-from aiserver.jobs.store.sqlite_enqueue import replayed
+from aiserver.jobs.store.postgres_rows import NOTIFY, columns, payload
+from aiserver.jobs.store.refusals import ref_id_used, replayed
 from aiserver.kit.postgres import Postgres, Transaction
 
 # Two looks through an index for each; a join with both tables' union would read them whole.
@@ -176,11 +176,7 @@ class _Names:
             if (found := replayed(self._keyed.get(key, []), job)) is not None:
                 return found
         if name in self._refs:
-            return Conflict(
-                "This API key has a job with this refId already. Send another one, or none.",
-                reason="ref_id_used",
-                param="refId",
-            )
+            return ref_id_used()
         return None
 
     def take(self, entry: Entry) -> _Stored:

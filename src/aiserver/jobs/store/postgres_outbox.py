@@ -7,6 +7,7 @@ from typing import Any
 
 from aiserver.jobs.store import (
     DELIVERY_COLUMNS,
+    MOST_PASSED,
     MOST_ROWS,
     Attempt,
     Attempted,
@@ -23,8 +24,9 @@ from aiserver.kit.postgres import Postgres, Record
 _COLUMNS = ", ".join(DELIVERY_COLUMNS)
 _BODILESS = ", ".join("NULL AS body" if name == "body" else name for name in DELIVERY_COLUMNS)
 _STATE = DELIVERY_COLUMNS.index("state")
+_BODY = DELIVERY_COLUMNS.index("body")
 # A step for each receiver, however many deliveries wait for it.
-_TAKE = f"""
+_TAKE = """
 WITH RECURSIVE receivers (name) AS (
   (SELECT receiver FROM outbox WHERE state = 'Pending' ORDER BY receiver LIMIT 1)
   UNION ALL
@@ -33,17 +35,23 @@ WITH RECURSIVE receivers (name) AS (
     ORDER BY receiver LIMIT 1) n
 ), found AS (
   SELECT d.* FROM receivers r CROSS JOIN LATERAL (
-    SELECT id, due FROM outbox
-    WHERE state = 'Pending' AND receiver = r.name AND due <= $1
-    ORDER BY due, id LIMIT $2 FOR UPDATE SKIP LOCKED) d
+    SELECT id, due, key_id FROM {source}
+    WHERE state = 'Pending' AND receiver = r.name AND due <= $1 AND key_id <> ALL($6::int[])
+    ORDER BY due, id LIMIT $2 FOR UPDATE OF outbox SKIP LOCKED) d
   WHERE r.name <> ALL($3::text[])
 ), chosen AS (
-  SELECT id, due FROM found ORDER BY due, id LIMIT $4
+  SELECT id, due FROM (
+    SELECT *, row_number() OVER (PARTITION BY key_id ORDER BY due, id) AS n FROM found) f
+  WHERE n <= $7 ORDER BY due, id LIMIT $4
 ), taken AS (
-  UPDATE outbox o SET due = $5 FROM chosen c WHERE o.id = c.id
-  RETURNING {", ".join(f"o.{name}" for name in DELIVERY_COLUMNS)}, c.due AS was
+  UPDATE outbox o SET due = $5 FROM chosen c WHERE o.id = c.id RETURNING {theirs}, c.due AS was
 )
-SELECT {_COLUMNS} FROM taken ORDER BY was, id"""
+SELECT {columns} FROM taken ORDER BY was, id"""
+_FEW = f"""(SELECT id FROM outbox WHERE state = 'Pending' AND receiver = r.name AND due <= $1
+  ORDER BY due, id LIMIT {MOST_PASSED}) few JOIN outbox USING (id)"""
+_THEIRS = ", ".join(f"o.{name}" for name in DELIVERY_COLUMNS)
+_TAKE_FIRST = _TAKE.format(source="outbox", theirs=_THEIRS, columns=_COLUMNS)
+_TAKE_PAST_BUSY = _TAKE.format(source=_FEW, theirs=_THEIRS, columns=_COLUMNS)
 _NEXT = "SELECT min(due) FROM outbox WHERE state = 'Pending'"
 _ATTEMPTED = """
 WITH tried AS (
@@ -67,6 +75,11 @@ _ONE = f"SELECT {_COLUMNS} FROM outbox WHERE id = $1 AND ($2::bigint IS NULL OR 
 _ATTEMPTS = """
 SELECT attempt, at, duration_ms, status, error FROM outbox_attempts
 WHERE delivery_id = $1 ORDER BY attempt"""
+# The column takes no NULL; no callback has an empty body.
+_BLANK = f"""
+UPDATE outbox SET body = '' WHERE id IN (
+  SELECT id FROM outbox WHERE created < $1 AND body <> ''
+  ORDER BY created LIMIT {MOST_ROWS} FOR UPDATE SKIP LOCKED)"""
 _PRUNE = f"""
 WITH old AS (
   DELETE FROM outbox WHERE id IN (
@@ -90,15 +103,25 @@ class PostgresOutbox:
             await add_deliveries(transaction, [delivery], self._now())
 
     async def take(
-        self, *, until: int, most: int, per_receiver: int, busy: Collection[str] = ()
+        self,
+        *,
+        until: int,
+        most: int,
+        per_receiver: int,
+        per_key: int | None = None,
+        busy: Collection[str] = (),
+        busy_keys: Collection[int] = (),
     ) -> list[Delivery]:
         now = self._now()
         due = await self.next_due()
         if due is None or due > now:
             return []
         most = max(0, min(most, MOST_ROWS))
-        names = [text(name) for name in busy]
-        rows = await self._db.rows(_TAKE, now, max(0, min(per_receiver, most)), names, most, until)
+        names, keys = [text(name) for name in busy], list(busy_keys)
+        each = max(0, min(per_receiver, most))
+        of_key = most if per_key is None else max(0, min(per_key, most))
+        sql = _TAKE_PAST_BUSY if keys else _TAKE_FIRST
+        rows = await self._db.rows(sql, now, each, names, most, until, keys, of_key)
         return [_delivery(row) for row in rows]
 
     async def next_due(self) -> int | None:
@@ -141,6 +164,9 @@ class PostgresOutbox:
     async def attempts(self, id: str) -> list[Attempt]:
         return [Attempt(*row) for row in await self._db.read(_ATTEMPTS, text(id))]
 
+    async def blank(self, before: int) -> int:
+        return await self._db.execute(_BLANK, before)
+
     async def prune(self, before: int) -> int:
         [row] = await self._db.rows(_PRUNE, before)
         return int(row[0])
@@ -152,4 +178,5 @@ class PostgresOutbox:
 def _delivery(row: Record) -> Delivery:
     values = list(row)
     values[_STATE] = DeliveryState(values[_STATE])
+    values[_BODY] = values[_BODY] or None
     return Delivery(*values)

@@ -22,7 +22,7 @@ _ARCHIVED = (
     f"SELECT {_FROM_ARCHIVE} FROM job_summary k"
     " JOIN job_archive a ON a.month = k.month AND a.id = k.id"
 )
-_EQUAL = ("operation", "kind", "model", "worker", "tag")
+_EQUAL = ("operation", "kind", "model", "provider", "worker", "tag")
 _AMONG = (("states", "state", "text"), ("ids", "id", "bigint"), ("ref_ids", "ref_id", "text"))
 _LARGEST = 2**62
 _HOUR = 3_600_000

@@ -3,12 +3,11 @@
 # ruff: noqa: S608 - the names joined into SQL are this package's own.
 
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from typing import Any
 
 from aiserver.jobs.job import JOB_COLUMNS, SUMMARY_COLUMNS, Job, State, Summary
-from aiserver.jobs.store import Changed
-from aiserver.kit.postgres import Record
+from aiserver.jobs.store import Changed, Word
+from aiserver.kit.postgres import Record, writable
 
 CHANNEL = "ai_server_jobs"
 ALL_KEYS = -1
@@ -20,15 +19,6 @@ CONTENT = ("request", "files", "result", "logs")
 _STATE = JOB_COLUMNS.index("state")
 _SUMMARY_STATE = SUMMARY_COLUMNS.index("state")
 _LONGEST_PAYLOAD = 7_900
-
-
-class Word(StrEnum):
-    """What a notification is about."""
-
-    READY = "ready"
-    ENDED = "ended"
-    STOP = "stop"
-    DELIVER = "deliver"
 
 
 # Tells the other processes; the parameter is a list of payloads.
@@ -55,9 +45,7 @@ def changed(job: Job, *, called_back: bool) -> Changed:
 
 def text(value: str | None) -> str | None:
     """As PostgreSQL can hold it: it takes neither NUL nor a lone surrogate."""
-    if value is None or (value.isascii() and "\x00" not in value):
-        return value
-    return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    return None if value is None else writable(value)
 
 
 def payload(sender: str, word: Word, about: Iterable[object] = ()) -> str:

@@ -11,7 +11,7 @@ from aiserver.jobs.store import MOST_ROWS, Bounds, Changed, Swept
 from aiserver.jobs.store.postgres_line import IN_TURN, Line, place_of
 from aiserver.jobs.store.postgres_rows import job
 from aiserver.jobs.store.postgres_turn import LOCKED, Turns
-from aiserver.jobs.store.sqlite_finish import DEADLINE_ERROR, lost_error
+from aiserver.jobs.store.refusals import DEADLINE_ERROR, lost_error
 from aiserver.kit.postgres import Postgres, Transaction
 
 _NEXT = """

@@ -9,12 +9,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from aiserver.jobs.job import JOB_COLUMNS, WAITING, Job, JobError, State
-from aiserver.jobs.store import Announce, Changed, NewDelivery
+from aiserver.jobs.store import Announce, Changed, NewDelivery, Word
 from aiserver.jobs.store.postgres_line import TAG, Line
 from aiserver.jobs.store.postgres_rows import (
     ALL_KEYS,
     NOTIFY,
-    Word,
     changed,
     columns,
     payload,

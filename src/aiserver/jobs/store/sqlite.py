@@ -20,6 +20,7 @@ from aiserver.jobs.store import (
     Counts,
     Filter,
     Group,
+    Heard,
     Progress,
     Requeued,
     Swept,
@@ -35,6 +36,7 @@ from aiserver.jobs.store import (
 )
 from aiserver.jobs.store.batches import Batches
 from aiserver.jobs.store.depth import Depth
+from aiserver.jobs.store.refusals import replayed
 from aiserver.jobs.store.sqlite_enqueue import Entry
 from aiserver.jobs.store.sqlite_finish import Ending
 from aiserver.jobs.store.sqlite_months import MonthFiles
@@ -102,6 +104,9 @@ class SqliteJobs:
         largest = await asyncio.to_thread(self._files.largest_id)
         await self._db.write(lambda connection: connection.execute(_SEED, (largest,)))
         self._depth.reset(await self._apart(sqlite_query.waiting_by_key))
+
+    def listener(self, heard: Heard, *, again: Callable[[], None]) -> None:
+        """The command line writes here too; the sweep sees that."""
 
     async def enqueue(
         self, job: NewJob, *, owner: str | None = None, until: int | None = None
@@ -218,7 +223,11 @@ class SqliteJobs:
             months = await asyncio.to_thread(sqlite_archive.finished, self._db, before)
             for month, rows in months.items():
                 await asyncio.to_thread(self._files.put, month, rows)
-            return await self._db.write(lambda c: sqlite_archive.summarise(c, months, before))
+            moved = await self._db.write(lambda c: sqlite_archive.summarise(c, months, before))
+            for month, ids in sqlite_archive.left_behind(months, moved).items():
+                if ids:
+                    await asyncio.to_thread(self._files.remove, month, ids)
+            return len(moved)
 
     async def drop_months(self, before: str) -> list[str]:
         async with self._moving:
@@ -235,6 +244,10 @@ class SqliteJobs:
 
     async def forget_keys(self, before: int) -> int:
         return await self._db.write(lambda c: sqlite_archive.forget_keys(c, before))
+
+    async def tidy(self) -> int:
+        idle = await self._apart(sqlite_archive.idle_places)
+        return await self._db.write(lambda c: sqlite_archive.tidy(c, idle)) if idle else 0
 
     async def close(self) -> None:
         await self._enqueues.close()
@@ -278,7 +291,7 @@ class SqliteJobs:
     def _replayed(self, job: NewJob) -> Accepted | None:
         if job.idempotency_key is None:
             return None
-        answer = sqlite_enqueue.replayed(self._db.read(*sqlite_enqueue.first(job)), job)
+        answer = replayed(self._db.read(*sqlite_enqueue.first(job)), job)
         if isinstance(answer, Conflict):
             raise answer
         return answer

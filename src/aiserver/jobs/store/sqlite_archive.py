@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from aiserver.jobs.job import JOB_COLUMNS, SUMMARY_COLUMNS, Job, State
 from aiserver.jobs.store import MOST_ROWS, Blanked, Requeued
 from aiserver.jobs.store.months import began, month_of
+from aiserver.jobs.store.refusals import NO_SUCH_JOB, QUEUE_FULL, not_again
 from aiserver.jobs.store.sqlite_enqueue import Line, Tags
 from aiserver.jobs.store.sqlite_months import MonthFiles
 from aiserver.jobs.store.sqlite_query import Read, apart
@@ -15,6 +16,7 @@ from aiserver.jobs.store.sqlite_rows import AMONG, CHANGED, COLUMNS, Effects, jo
 from aiserver.kit.db import Connection, Database, Row, in_blocks
 
 _ID, _ENDED = JOB_COLUMNS.index("id"), JOB_COLUMNS.index("ended")
+_KEY, _HASH = JOB_COLUMNS.index("idempotency_key"), JOB_COLUMNS.index("body_hash")
 _KEPT = (*SUMMARY_COLUMNS[:-1], "idempotency_key", "body_hash")
 _FINISHED = f"""
 SELECT id, ifnull(length(request), 0) + ifnull(length(result), 0)
@@ -26,7 +28,8 @@ _BYTES_A_ROUND = 16 * 2**20
 _SUMMARISE = f"""
 INSERT OR REPLACE INTO job_summary (month, {", ".join(_KEPT)})
 SELECT ?, {", ".join(_KEPT)} FROM jobs WHERE id {AMONG} AND ended >= ? AND ended < ?"""
-_MOVED = f"DELETE FROM jobs WHERE id {AMONG} AND ended >= ? AND ended < ?"
+_MOVED = f"DELETE FROM jobs WHERE id {AMONG} AND ended >= ? AND ended < ? RETURNING id"
+_UNSUMMED = "DELETE FROM job_summary WHERE id = ? RETURNING idempotency_key, body_hash"
 _BACK = f"INSERT INTO jobs ({COLUMNS})"
 _AGAIN = f"""
 UPDATE jobs SET state = 'Queued', vtag = ?, max_attempts = attempt + max_attempts,
@@ -40,7 +43,21 @@ _FORGOTTEN = (
 _FREE = f"""
 UPDATE {{table}} SET idempotency_key = NULL, body_hash = NULL WHERE id IN (SELECT id FROM {{table}}
   WHERE idempotency_key IS NOT NULL AND ended IS NOT NULL AND created < ? LIMIT {MOST_ROWS})"""
-_DEAD = (State.FAILED, State.CANCELLED)
+
+# By the indexes of what waits and runs: jobs that ended may be many more.
+_LIVE = " UNION ".join(
+    f"SELECT kind, model, key_id FROM jobs INDEXED BY {index} WHERE state = '{state}'"
+    for index, state in (
+        ("jobs_fair", "Queued"),
+        ("jobs_scheduled", "Scheduled"),
+        ("jobs_leases", "Started"),
+    )
+)
+_IDLE = f"""
+WITH live AS MATERIALIZED ({_LIVE})
+SELECT kind, model, key_id, tag FROM fair WHERE (kind, model, key_id) NOT IN live
+AND (key_id >= 0 OR (kind, model) NOT IN (SELECT kind, model FROM live)) LIMIT {MOST_ROWS}"""
+_TIDY = "DELETE FROM fair WHERE kind = ? AND model = ? AND key_id = ? AND tag = ?"
 
 
 def finished(database: Database, before: int) -> dict[str, list[Row]]:
@@ -62,14 +79,20 @@ def finished(database: Database, before: int) -> dict[str, list[Row]]:
     return months
 
 
-def summarise(connection: Connection, months: dict[str, list[Row]], before: int) -> int:
-    """Takes out of the table what its months have; how many jobs."""
-    moved = 0
+def summarise(connection: Connection, months: dict[str, list[Row]], before: int) -> set[int]:
+    """Takes out of the table what its months have; which jobs."""
+    moved: set[int] = set()
     for month, rows in months.items():
         which = (listed(row[_ID] for row in rows), began(month), before)
         connection.execute(_SUMMARISE, (month, *which))
-        moved += connection.execute(_MOVED, which)
+        moved.update(id for (id,) in connection.rows(_MOVED, which))
     return moved
+
+
+def left_behind(months: dict[str, list[Row]], moved: set[int]) -> dict[str, list[int]]:
+    """By month, the jobs whose copies mean nothing: another process had them queued again."""
+    left = {month: [row[_ID] for row in rows] for month, rows in months.items()}
+    return {month: [id for id in ids if id not in moved] for month, ids in left.items()}
 
 
 def forget_before(connection: Connection, month: str) -> int:
@@ -82,6 +105,16 @@ def forget_keys(connection: Connection, before: int) -> int:
         connection.execute(_FREE.format(table=table), (before,))
         for table in ("jobs", "job_summary")
     )
+
+
+def idle_places(read: Read) -> list[Row]:
+    """Rows of `fair` without a job in line, at most MOST_ROWS."""
+    return read(_IDLE, ())
+
+
+def tidy(connection: Connection, idle: Sequence[Row]) -> int:
+    """Without those that got a job meanwhile."""
+    return sum(connection.execute(_TIDY, row) for row in idle)
 
 
 def blank(files: MonthFiles, before: int) -> Blanked:
@@ -126,9 +159,9 @@ def requeue(
     for id in dict.fromkeys(ids):
         row = found.get(id)
         job = live.get(id) or (job_of(row[1]) if row else None)
-        problem = _refusal(job) or ("The queue is full." if len(result.ids) >= room else None)
+        problem = not_again(job) or (QUEUE_FULL if len(result.ids) >= room else None)
         if job is None or problem is not None:
-            result.errors[id] = problem or "There is no such job."
+            result.errors[id] = problem or NO_SUCH_JOB
             continue
         if id not in live and row is not None and not _bring_back(connection, row[1]):
             result.errors[id] = "The job was queued again meanwhile."
@@ -147,16 +180,12 @@ def _jobs(connection: Connection, ids: Sequence[int]) -> list[Job]:
 
 
 def _bring_back(connection: Connection, row: Row) -> bool:
-    if not connection.execute("DELETE FROM job_summary WHERE id = ?", (row[_ID],)):
+    kept = connection.rows(_UNSUMMED, (row[_ID],))
+    if not kept:
         return False
-    for sql, values in in_blocks(_BACK, [row]):
+    back = list(row)
+    # Its idempotency key may have been freed, and used by another job, since it was archived.
+    back[_KEY], back[_HASH] = kept[0]
+    for sql, values in in_blocks(_BACK, [tuple(back)]):
         connection.execute(sql, values)
     return True
-
-
-def _refusal(job: Job | None) -> str | None:
-    if job is None:
-        return "There is no such job."
-    if job.state not in _DEAD:
-        return f"The job is {job.state.shown}; only Failed and Cancelled ones are queued again."
-    return "What the job asked for is not kept any more." if job.request is None else None

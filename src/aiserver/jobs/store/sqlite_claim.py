@@ -28,7 +28,10 @@ WITH RECURSIVE heads (id) AS (
 )
 SELECT j.kind, j.model, j.provider, (SELECT count(*) FROM (
     SELECT 1 FROM jobs n INDEXED BY jobs_claim WHERE n.state = 'Queued'
-    AND n.kind = j.kind AND n.model = j.model AND n.provider = j.provider LIMIT {_MOST_READY}))
+    AND n.kind = j.kind AND n.model = j.model AND n.provider = j.provider LIMIT {_MOST_READY})),
+  (SELECT n.priority FROM jobs n INDEXED BY jobs_claim WHERE n.state = 'Queued'
+    AND n.kind = j.kind AND n.model = j.model AND n.provider = j.provider
+    ORDER BY n.priority DESC LIMIT 1)
 FROM heads JOIN jobs j ON j.id = heads.id"""
 _CANDIDATES = """
 SELECT * FROM (SELECT priority, vtag, id FROM jobs INDEXED BY jobs_claim

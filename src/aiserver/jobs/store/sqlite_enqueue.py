@@ -9,7 +9,7 @@ from aiserver.contract.conditions import stored
 from aiserver.contract.errors import Conflict
 from aiserver.jobs.job import LARGEST_ID, NewJob, State
 from aiserver.jobs.store import Accepted
-from aiserver.jobs.store.sqlite_rows import state_of
+from aiserver.jobs.store.refusals import ref_id_used, replayed
 from aiserver.kit.db import Connection, Row, StorageError, in_blocks
 
 _COLUMNS = (
@@ -105,20 +105,6 @@ class Tags:
         self._changed.add((kind, model, key_id))
 
 
-def replayed(rows: Sequence[Row], job: NewJob) -> Accepted | Conflict | None:
-    """What to answer to a job whose idempotency key was used, by the rows of `first`."""
-    if not rows:
-        return None
-    id, ref_id, state, body_hash = rows[0]
-    if body_hash != job.body_hash:
-        return Conflict(
-            "This Idempotency-Key was used for another request. Send a new key.",
-            reason="idempotency_key_reused",
-            param="Idempotency-Key",
-        )
-    return Accepted(id, ref_id, state_of(state), replayed=True)
-
-
 def first(job: NewJob) -> tuple[str, Row]:
     """SQL for the job that has this one's idempotency key."""
     return _FIRST, (job.key_id, job.idempotency_key) * 2
@@ -160,11 +146,7 @@ def _taken(
 ) -> Conflict | None:
     if name not in new and not connection.rows(_USED, name * 2):
         return None
-    return Conflict(
-        "This API key has a job with this refId already. Send another one, or none.",
-        reason="ref_id_used",
-        param="refId",
-    )
+    return ref_id_used()
 
 
 def _insert(connection: Connection, new: list[tuple[int, Entry]], now: int) -> dict[int, Accepted]:

@@ -10,7 +10,6 @@ from aiserver.jobs.job import (
     Cancelled,
     Completed,
     Failed,
-    FailureKind,
     Fence,
     JobError,
     Outcome,
@@ -188,20 +187,3 @@ def cancel(
     result.ended.extend(stop(connection, waiting, None, effects, waiting=True))
     result.owners.extend(sorted(owners))
     return result
-
-
-def lost_error(attempts: int) -> JobError:
-    return JobError(
-        code="WorkerLost",
-        message=f"The server that ran this job stopped, in all of its {attempts} attempts.",
-        status=502,
-        kind=FailureKind.LOST,
-    )
-
-
-DEADLINE_ERROR = JobError(
-    code="DeadlineExceeded",
-    message="The job's deadline passed before it was done.",
-    status=504,
-    kind=FailureKind.DEADLINE,
-)

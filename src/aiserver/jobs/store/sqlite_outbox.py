@@ -3,10 +3,12 @@
 # ruff: noqa: S608 - the names joined into SQL are this package's own.
 
 import asyncio
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from aiserver.jobs.store import (
     DELIVERY_COLUMNS,
+    MOST_PASSED,
     MOST_ROWS,
     Attempt,
     Attempted,
@@ -18,7 +20,7 @@ from aiserver.jobs.store import (
 from aiserver.jobs.store.sqlite_query import apart, deliveries, delivery_of
 from aiserver.jobs.store.sqlite_rows import AMONG, insert_delivery, listed
 from aiserver.kit.clock import Clock
-from aiserver.kit.db import Connection, Database
+from aiserver.kit.db import Connection, Database, Row
 
 _COLUMNS = ", ".join(DELIVERY_COLUMNS)
 # A step for each receiver, however many deliveries wait for it.
@@ -31,9 +33,11 @@ WITH RECURSIVE receivers (name) AS (
   FROM receivers WHERE name IS NOT NULL
 )
 SELECT name FROM receivers WHERE name IS NOT NULL"""
-_DUE = """
-SELECT due, id FROM outbox INDEXED BY outbox_due
-WHERE state = 'Pending' AND receiver = ? AND due <= ? ORDER BY due, id LIMIT ?"""
+_DUE = f"""
+SELECT due, id, key_id FROM (
+  SELECT due, id, key_id FROM outbox INDEXED BY outbox_due
+  WHERE state = 'Pending' AND receiver = ? AND due <= ? ORDER BY due, id LIMIT {MOST_PASSED})
+WHERE key_id NOT {AMONG} LIMIT ?"""
 _TAKE = f"UPDATE outbox SET due = ? WHERE id {AMONG} RETURNING {_COLUMNS}"
 _NEXT = "SELECT min(due) FROM outbox INDEXED BY outbox_next WHERE state = 'Pending'"
 _ATTEMPTED = """
@@ -49,6 +53,12 @@ _OLD = f"""
 SELECT id FROM outbox INDEXED BY outbox_created
 WHERE created < ? AND state <> 'Pending' ORDER BY created LIMIT {MOST_ROWS}"""
 
+# The column takes no NULL; no callback has an empty body.
+_FULL = f"""
+SELECT id FROM outbox INDEXED BY outbox_created
+WHERE created < ? AND body <> x'' ORDER BY created LIMIT {MOST_ROWS}"""
+_BLANK = f"UPDATE outbox SET body = x'' WHERE id {AMONG}"
+
 
 class SqliteOutbox:
     """Implements `Outbox`."""
@@ -62,7 +72,14 @@ class SqliteOutbox:
         await self._db.write(lambda connection: insert_delivery(connection, delivery, now))
 
     async def take(
-        self, *, until: int, most: int, per_receiver: int, busy: Collection[str] = ()
+        self,
+        *,
+        until: int,
+        most: int,
+        per_receiver: int,
+        per_key: int | None = None,
+        busy: Collection[str] = (),
+        busy_keys: Collection[int] = (),
     ) -> list[Delivery]:
         now = self._now()
         due = await self.next_due()
@@ -71,12 +88,12 @@ class SqliteOutbox:
         per_receiver = min(per_receiver, most)
 
         def take(connection: Connection) -> list[Delivery]:
-            found: list[tuple[int, str]] = []
+            found: list[Row] = []
             for (receiver,) in connection.rows(_RECEIVERS):
                 if receiver not in busy:
-                    rows = connection.rows(_DUE, (receiver, now, per_receiver))
-                    found += [(due, id) for due, id in rows]
-            order = {id: place for place, (_, id) in enumerate(sorted(found)[:most])}
+                    found += connection.rows(_DUE, (receiver, now, listed(busy_keys), per_receiver))
+            chosen = _chosen(sorted(found), most, per_key)
+            order = {id: place for place, id in enumerate(chosen)}
             taken = connection.rows(_TAKE, (until, listed(order))) if order else []
             return sorted(map(delivery_of, taken), key=lambda delivery: order[delivery.id])
 
@@ -118,6 +135,13 @@ class SqliteOutbox:
     async def attempts(self, id: str) -> list[Attempt]:
         return [Attempt(*row) for row in self._db.read(_ATTEMPTS, (id,))]
 
+    async def blank(self, before: int) -> int:
+        found = await asyncio.to_thread(apart, self._db, lambda read: read(_FULL, (before,)))
+        if not found:
+            return 0
+        ids = listed(id for (id,) in found)
+        return await self._db.write(lambda connection: connection.execute(_BLANK, (ids,)))
+
     async def prune(self, before: int) -> int:
         def prune(connection: Connection) -> int:
             ids = listed(id for (id,) in connection.rows(_OLD, (before,)))
@@ -128,3 +152,14 @@ class SqliteOutbox:
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+def _chosen(rows: Sequence[Row], most: int, per_key: int | None) -> list[str]:
+    """The ids of the first ones, so many of one key at most."""
+    taken: Counter[int] = Counter()
+    chosen: list[str] = []
+    for _, id, key_id in rows:
+        if len(chosen) < most and (per_key is None or taken[key_id] < per_key):
+            taken[key_id] += 1
+            chosen.append(id)
+    return chosen

@@ -27,9 +27,10 @@ T = TypeVar("T")
 _CONTENT = {"request": "NULL", "files": "NULL", "result": "NULL", "logs": "''"}
 _PAGE = ", ".join(f"{_CONTENT.get(name, name)} AS {name}" for name in JOB_COLUMNS)
 _KEPT = ", ".join(SUMMARY_COLUMNS[:-1])
-_EQUAL = ("key_id", "operation", "kind", "model", "worker", "tag")
+_EQUAL = ("key_id", "operation", "kind", "model", "provider", "worker", "tag")
 _AMONG = (("states", "state"), ("ids", "id"), ("ref_ids", "ref_id"))
 _DELIVERY_STATE = DELIVERY_COLUMNS.index("state")
+_DELIVERY_BODY = DELIVERY_COLUMNS.index("body")
 _HOUR = 3_600_000
 _TALLIES = f"""
 SELECT ended / {_HOUR} * {_HOUR}, operation, worker, state, count(*), sum(max(attempt - 1, 0)),
@@ -135,6 +136,7 @@ def deliveries(read: Read, filter: DeliveryFilter) -> tuple[list[Delivery], int]
 def delivery_of(row: Row) -> Delivery:
     values = list(row)
     values[_DELIVERY_STATE] = DeliveryState(values[_DELIVERY_STATE])
+    values[_DELIVERY_BODY] = values[_DELIVERY_BODY] or None
     return Delivery(*values)
 
 

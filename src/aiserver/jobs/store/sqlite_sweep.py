@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from aiserver.jobs.job import State
 from aiserver.jobs.store import MOST_ROWS, Changed, Swept
+from aiserver.jobs.store.refusals import DEADLINE_ERROR, lost_error
 from aiserver.jobs.store.sqlite_enqueue import Line, Tags
-from aiserver.jobs.store.sqlite_finish import DEADLINE_ERROR, lost_error, stop
+from aiserver.jobs.store.sqlite_finish import stop
 from aiserver.jobs.store.sqlite_rows import AMONG, CHANGED, Effects, listed
 from aiserver.kit.db import Connection, Database, Row
 

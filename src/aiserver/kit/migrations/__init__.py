@@ -1,11 +1,14 @@
 """Brings a database to this version's schema before anything listens, or refuses."""
 
+import os
 import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
-from aiserver.kit.db import Database, StorageError, connect_for_migration, driver
+from aiserver.kit.db import Database, DriverError, StorageError, connect_for_migration, driver
 
+_BACKUPS_KEPT = 3
 VERSIONS = Path(__file__).parent / "versions"
 
 
@@ -25,6 +28,8 @@ def current(database: Database) -> str | None:
 def upgrade(database: Database, *, apart: bool = False) -> bool:
     """Whether anything changed. Raises StorageError; then the server must not start.
 
+    A database that holds something is first copied to `backups/` beside it.
+
     `apart` runs the tools in a process of their own, so that a server does not keep their memory.
     """
     found, wanted = current(database), head()
@@ -35,11 +40,50 @@ def upgrade(database: Database, *, apart: bool = False) -> bool:
             f"{database.path} is at schema {found}, newer than this version's {wanted}. "
             "Start the newer version, or restore a backup from before the upgrade."
         )
+    if found is not None:
+        backup(database, f"schema-{found}")
     if apart:
         _run_apart(database.path)
     else:
-        _run(database.path, wanted)
+        run(database.path, wanted)
     return True
+
+
+def backup(database: Database, name: str) -> Path:
+    """A whole copy of what is committed, in `backups/` beside the file; the newest three stay.
+
+    Raises StorageError; then there is no copy.
+    """
+    folder = database.path.parent / "backups"
+    copy = folder / f"{database.path.stem}-{name}.db"
+    part = copy.with_suffix(".part")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
+        with closing(connect_for_migration(database.path)) as connection:
+            connection.execute("VACUUM INTO ?", (str(part),))
+        _synced(part)
+        part.replace(copy)
+        for old in sorted(folder.glob("*.db"), key=_age)[_BACKUPS_KEPT:]:
+            old.unlink()
+    except (OSError, DriverError) as error:
+        with suppress(OSError):
+            part.unlink()
+        raise StorageError(
+            f"Cannot copy {database.path} to {folder} before its migration: {error}. "
+            "Nothing was changed; free some space there."
+        ) from error
+    return copy
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
+
+
+def _synced(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _run_apart(path: Path) -> None:
@@ -49,7 +93,8 @@ def _run_apart(path: Path) -> None:
         raise StorageError(f"Cannot migrate {path}: {done.stderr.strip()}")
 
 
-def _run(path: Path, revision: str) -> None:
+def run(path: Path, revision: str) -> None:
+    """As `upgrade`, whatever the file holds. Raises StorageError."""
     # Only here, because they cost memory that a process at its newest schema never needs.
     import sqlalchemy  # noqa: PLC0415
     from alembic import command  # noqa: PLC0415

@@ -3,17 +3,13 @@
 import sys
 from pathlib import Path
 
-from aiserver.kit.db import Database, StorageError
-from aiserver.kit.migrations import upgrade
+from aiserver.kit.db import StorageError
+from aiserver.kit.migrations import head, run
 
 
 def main() -> int:
     try:
-        database = Database.open(Path(sys.argv[1]))
-        try:
-            upgrade(database)
-        finally:
-            database.close()
+        run(Path(sys.argv[1]), head())
     except StorageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
