@@ -7,12 +7,13 @@ from itertools import count
 from pathlib import Path
 
 from aiserver.contract.trace import Trace
+from aiserver.jobs.attempt import Attempt
 from aiserver.jobs.job import Completed, Fence, NewJob, Outcome
-from aiserver.jobs.queue import Queue
+from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.store import Bounds, Changed, JobStore
 from aiserver.jobs.store.postgres import PostgresJobs
 from aiserver.jobs.store.sqlite import SqliteJobs
-from aiserver.jobs.worker import HEARTBEAT_SECONDS, MOST_AT_ONCE, Attempt, Worker
+from aiserver.jobs.worker import HEARTBEAT_SECONDS, MOST_AT_ONCE, Worker
 from aiserver.kit.background import Background
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.db import Database
@@ -79,11 +80,11 @@ class Desk:
         self.queue, self._clock = Counted(store), SystemClock()
         self.on_start: Callable[[], None] = nothing
         self.worker = Worker(self.queue, Room(), self._do, self._clock, owner="bench", most=most)
-        self.queue.bell = Bell(self.worker)
+        self.queue.bell, self.queue.starter = Bell(self.worker), self.worker
         # A ledger row has the number of its call, which no other process gives.
         self._calls = count(self._now() << 21)
 
-    async def add(self, number: int, *, models: int = 1) -> int:
+    async def add(self, number: int, *, models: int = 1, answer: EarlyAnswer | None = None) -> int:
         """The id of a job of one of so many models, of one of twenty keys."""
         job = NewJob(
             operation="Noop",
@@ -92,7 +93,7 @@ class Desk:
             request=_REQUEST,
             model=f"model-{number % models}",
         )
-        return (await self.queue.add(job)).id
+        return (await self.queue.add(job, answer)).id
 
     def start(self, background: Background) -> None:
         """The loops that the server has."""

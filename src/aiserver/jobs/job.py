@@ -5,6 +5,7 @@ is none: the claim's index compares them.
 """
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -143,6 +144,38 @@ class Job(msgspec.Struct, frozen=True):
 JOB_COLUMNS = Job.__struct_fields__
 
 
+def begun(new: NewJob, id: int, ref_id: str, *, owner: str, now: int, until: int) -> Job:
+    """The row of a job whose first attempt began as it was stored."""
+    given: dict[str, Any] = {name: getattr(new, name) for name in NewJob.__struct_fields__}
+    given["ref_id"] = ref_id
+    return Job(
+        **given,
+        id=id,
+        attempt=1,
+        state=State.STARTED,
+        created=now,
+        started=now,
+        ended=None,
+        owner=owner,
+        lease_until=until,
+        progress=None,
+        status=None,
+        logs="",
+        result=None,
+        error_code=None,
+        error_message=None,
+        error_status=None,
+        error_kind=None,
+        worker=None,
+        prompt_tokens=None,
+        completion_tokens=None,
+        cost=None,
+        vtag=0,
+        cancel_asked=None,
+        notified=None,
+    )
+
+
 class Summary(msgspec.Struct, frozen=True):
     """What stays of a job in the main store after it moved to its month's archive.
 
@@ -184,6 +217,17 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     status: int
     kind: FailureKind
+
+
+def with_error(job: Job, error: JobError | None) -> Job:
+    """None: of one that ended otherwise."""
+    return msgspec.structs.replace(
+        job,
+        error_code=error and error.code,
+        error_message=error and error.message,
+        error_status=error and error.status,
+        error_kind=error and error.kind.value,
+    )
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,29 @@ class Bell(Protocol):
     def called_back(self) -> None: ...
 
 
+class EarlyAnswer:
+    """What a job that began as it was stored came to, before that is on disk too."""
+
+    def __init__(self) -> None:
+        self._job: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
+        self.expected = False
+
+    def give(self, job: Job | None) -> None:
+        """None: what became of it is for the store to say."""
+        if not self._job.done():
+            self._job.set_result(job)
+
+    async def wait(self, seconds: float) -> Job | None:
+        await asyncio.wait({self._job}, timeout=seconds)
+        return self._job.result() if self._job.done() else None
+
+
+class Starter(Protocol):
+    """Begins a job as it is stored, where that is fair and there is room; None where not."""
+
+    async def start(self, new: NewJob, answer: EarlyAnswer) -> Accepted | None: ...
+
+
 class Silent:
     """For a process that runs no jobs."""
 
@@ -47,14 +70,19 @@ class Queue:
     def __init__(self, store: JobStore) -> None:
         self.store = store
         self.bell: Bell = Silent()
+        self.starter: Starter | None = None
         self._followers: dict[int, list[asyncio.Event]] = {}
 
-    async def add(
-        self, job: NewJob, *, owner: str | None = None, until: int | None = None
-    ) -> Accepted:
-        """As `JobStore.enqueue`."""
-        accepted = await self.store.enqueue(job, owner=owner, until=until)
-        if owner is None and not accepted.replayed:
+    async def add(self, job: NewJob, answer: EarlyAnswer | None = None) -> Accepted:
+        """As `JobStore.enqueue`; with an `answer` for a caller that waits, begun in one if it can
+        be.
+        """
+        if answer is not None and self.starter is not None:
+            accepted = await self.starter.start(job, answer)
+            if accepted is not None:
+                return accepted
+        accepted = await self.store.enqueue(job)
+        if not accepted.replayed:
             self.bell.ready()
         return accepted
 
@@ -114,8 +142,16 @@ class Queue:
             if changed.state is State.QUEUED:
                 self.bell.ready()
 
-    async def ended(self, id: int, *, seconds: float) -> Job | None:
-        """The job once it has ended; None when that takes longer."""
+    async def ended(
+        self, id: int, *, seconds: float, answer: EarlyAnswer | None = None
+    ) -> Job | None:
+        """The job once it has ended, or has its `answer`; None when that takes longer."""
+        if answer is not None and answer.expected:
+            began = time.monotonic()
+            job = await answer.wait(seconds)
+            if job is not None:
+                return job
+            seconds -= time.monotonic() - began
         async with aclosing(self.follow(id, seconds=seconds)) as news:
             async for job in news:
                 if job.state.ended:

@@ -3,17 +3,32 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from enum import Enum
 from typing import Protocol
 
-from aiserver.contract.trace import Trace
-from aiserver.jobs.job import Cancelled, FailureKind, Fence, Job, JobError, Outcome, Released, Retry
-from aiserver.jobs.queue import Queue
-from aiserver.jobs.store import Group, Progress, Want
+from msgspec.structs import replace
+
+from aiserver.jobs.attempt import Attempt, Slot, Stop, merged
+from aiserver.jobs.job import (
+    Cancelled,
+    Completed,
+    Failed,
+    FailureKind,
+    Fence,
+    Job,
+    JobError,
+    NewJob,
+    Outcome,
+    Released,
+    Retry,
+    State,
+    begun,
+    with_error,
+)
+from aiserver.jobs.queue import EarlyAnswer, Queue
+from aiserver.jobs.store import Accepted, Group, Progress, Want
 from aiserver.kit import log
 from aiserver.kit.clock import Clock
 from aiserver.kit.db import StorageError
-from aiserver.kit.ledger import LedgerRow
 
 LEASE_SECONDS = 15.0
 HEARTBEAT_SECONDS = 5.0
@@ -22,22 +37,6 @@ _LOOK_AGAIN_SECONDS = 2.0
 _RECORD_PAUSES = (0.1, 0.5, 2.0, 5.0)
 _RETRY_MS = 2_000
 _log = log.get("jobs")
-
-
-class Slot(Protocol):
-    """Room for one job where its work is done, at the provider `worker` if that is known.
-
-    `release` again does nothing.
-    """
-
-    @property
-    def worker(self) -> str | None: ...
-
-    def give(self, trace: Trace) -> None:
-        """The call of this trace goes on with it, and frees it."""
-        ...
-
-    def release(self) -> None: ...
 
 
 class Room(Protocol):
@@ -50,52 +49,6 @@ class Room(Protocol):
     def watch(self, freed: Callable[[], None]) -> None:
         """`freed` is called once, when `reserve` may have more to give."""
         ...
-
-
-class Stop(Enum):
-    """Why an attempt is stopped from outside."""
-
-    CANCELLED = "cancelled"
-    LOST = "lost"
-    STOPPING = "stopping"
-
-
-class Attempt:
-    """One attempt at work. The runner leaves in `ledger` and `worker` what stopping it cost."""
-
-    def __init__(self, job: Job, slot: Slot, tell: Callable[[Progress], None]) -> None:
-        self.job = job
-        self.slot = slot
-        self.ledger: LedgerRow | None = None
-        self.worker = slot.worker
-        self.stop: Stop | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.working = False
-        self._tell = tell
-
-    @property
-    def fence(self) -> Fence:
-        return self.job.fence
-
-    def report(
-        self,
-        *,
-        progress: float | None = None,
-        status: str | None = None,
-        log: str | None = None,
-        worker: str | None = None,
-    ) -> None:
-        """How far it is; written a few times a second at most."""
-        self._tell(
-            Progress(fence=self.fence, progress=progress, status=status, log=log, worker=worker)
-        )
-
-    def interrupt(self, why: Stop) -> None:
-        """Before the work it will not begin; after it, its outcome is recorded all the same."""
-        if self.stop is None:
-            self.stop = why
-            if self.working and self.task is not None:
-                self.task.cancel()
 
 
 # A group of jobs: kind, model, provider.
@@ -132,9 +85,14 @@ class Worker:
         self._woken = asyncio.Event()
         self._stopping = False
         self._claiming = asyncio.Lock()
+        self._nobody_waits = False
+        self._heard = 0
+        self._starting: set[asyncio.Task[Accepted]] = set()
         self._served: Name = ("", "", "")
 
     def ready(self) -> None:
+        self._nobody_waits = False
+        self._heard += 1
         self._woken.set()
 
     def stop(self, ids: Sequence[int]) -> None:
@@ -160,10 +118,28 @@ class Worker:
                 async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
                     await self._woken.wait()
 
+    async def start(self, new: NewJob, answer: EarlyAnswer) -> Accepted | None:
+        """Stores a job and begins it in one, where nobody waits and there is a slot; else None.
+
+        Raises as `JobStore.enqueue`.
+        """
+        planned = new.run_after is not None or new.deadline is not None
+        if self._stopping or planned or self._space <= 0 or not self._nobody_waits:
+            return None
+        slot = self._room.reserve(new.kind, new.model, new.provider)
+        if slot is None:
+            return None
+        # Who stops waiting for it must not leave a job that nobody runs.
+        task = asyncio.create_task(self._started(new, slot, answer))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        return await asyncio.shield(task)
+
     async def claim(self) -> int:
         """Begins what can be begun now; how many jobs. Raises StorageError."""
-        space = self._most - len(self._running)
+        space, heard = self._space, self._heard
         groups = await self._store.groups() if space > 0 else []
+        self._nobody_waits = space > 0 and not groups and heard == self._heard
         reserved = self._reserved(groups, space)
         wants = [Want(*name, len(slots)) for name, slots in reserved.items()]
         if not wants:
@@ -203,11 +179,12 @@ class Worker:
         updates, self._updates = self._updates, []
         if updates:
             with suppress(StorageError):
-                await self._queue.progress(_merged(updates))
+                await self._queue.progress(merged(updates))
 
     async def shut(self, *, grace: float) -> None:
         """Claims no more; what still runs after `grace` seconds goes back to the queue."""
         self._stopping = True
+        await asyncio.gather(*self._starting, return_exceptions=True)
         tasks = [attempt.task for attempt in self.running if attempt.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -239,8 +216,29 @@ class Worker:
             waiting = again
         return reserved
 
-    def _begin(self, job: Job, slot: Slot) -> None:
-        attempt = Attempt(job, slot, self._updates.append)
+    @property
+    def _space(self) -> int:
+        return self._most - len(self._running) - len(self._starting)
+
+    async def _started(self, new: NewJob, slot: Slot, answer: EarlyAnswer) -> Accepted:
+        try:
+            now = self._now()
+            until = now + self._lease
+            accepted = await self._store.enqueue(new, owner=self._owner, until=until)
+        except BaseException:
+            slot.release()
+            raise
+        if accepted.replayed:
+            slot.release()
+        else:
+            answer.expected = True
+            ids = (accepted.id, accepted.ref_id)
+            job = begun(new, *ids, owner=self._owner, now=now, until=until)
+            self._begin(job, slot, answer)
+        return accepted
+
+    def _begin(self, job: Job, slot: Slot, answer: EarlyAnswer | None = None) -> None:
+        attempt = Attempt(job, slot, self._updates.append, answer)
         if (lost := self._running.get(job.id)) is not None:
             lost.interrupt(Stop.LOST)
         self._running[job.id] = attempt
@@ -256,9 +254,12 @@ class Worker:
             outcome = await self._outcome(attempt)
             attempt.slot.release()
             if outcome is not None:
+                self._answer(attempt, outcome)
                 await self._record(attempt.fence, outcome)
         finally:
             attempt.slot.release()
+            if attempt.answer is not None:
+                attempt.answer.give(None)
             if self._running.get(attempt.job.id) is attempt:
                 del self._running[attempt.job.id]
             self._woken.set()
@@ -283,6 +284,15 @@ class Worker:
             return Retry(at=self._now() + _RETRY_MS, error=error, ledger=attempt.ledger)
         finally:
             attempt.working = False
+
+    def _answer(self, attempt: Attempt, outcome: Outcome) -> None:
+        if attempt.answer is None:
+            return
+        job = replace(attempt.job, ended=self._now(), worker=attempt.worker)
+        if isinstance(outcome, Completed):
+            attempt.answer.give(replace(job, state=State.COMPLETED, result=outcome.result))
+        elif isinstance(outcome, Failed):
+            attempt.answer.give(with_error(replace(job, state=State.FAILED), outcome.error))
 
     async def _record(self, fence: Fence, outcome: Outcome) -> None:
         """Keeps trying while the store is away: what was done must not be done again."""
@@ -314,22 +324,3 @@ def _stopped(attempt: Attempt) -> Outcome | None:
             return None
         case _:
             return Released(ledger=attempt.ledger)
-
-
-def _merged(updates: Sequence[Progress]) -> list[Progress]:
-    """One update a job: the newest of each member, the log lines joined."""
-    found: dict[Fence, Progress] = {}
-    for new in updates:
-        old = found.get(new.fence)
-        found[new.fence] = new if old is None else _over(old, new)
-    return list(found.values())
-
-
-def _over(old: Progress, new: Progress) -> Progress:
-    return Progress(
-        fence=new.fence,
-        progress=old.progress if new.progress is None else new.progress,
-        status=old.status if new.status is None else new.status,
-        log="".join(filter(None, (old.log, new.log))) or None,
-        worker=old.worker if new.worker is None else new.worker,
-    )

@@ -26,7 +26,7 @@ from aiserver.contract.operation import (
 )
 from aiserver.contract.twins import status_url, twin_of
 from aiserver.jobs.job import Job, State
-from aiserver.jobs.queue import Queue
+from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.records import BackgroundJobState, acknowledgement
 from aiserver.jobs.shown import meta, why
 from aiserver.jobs.store import Accepted
@@ -119,14 +119,17 @@ class Deferred:
     async def _run(self, call: Call, members: dict[str, Any], manner: Manner) -> Answer:
         operation = call.operation
         telling = self._telling(operation, manner) if members.get("stream") else None
-        accepted = await self._handlers.defer(operation, members, call, manner.job)
+        answer = None if manner.respond_async and manner.wait is None else EarlyAnswer()
+        accepted = await self._handlers.defer(operation, members, call, manner.job, answer)
         headers = replayed(accepted)
         if telling is not None:
             return await self._stream(call, accepted, telling, members)
         if manner.respond_async and manner.wait is None and not accepted.state.ended:
             return _later(operation, accepted, headers)
         wait = _USUAL_WAIT if manner.wait is None else manner.wait
-        job = await self._queue.ended(accepted.id, seconds=wait)
+        # A repeated call must find what this one is told, so that has to be on disk first.
+        early = None if manner.job.idempotency_key else answer
+        job = await self._queue.ended(accepted.id, seconds=wait, answer=early)
         if job is None and manner.wait is None:
             raise _not_ended(operation, accepted)
         if job is None:

@@ -138,7 +138,7 @@ class Desk:
             owner=this_process(),
             most=self._terms.most_running,
         )
-        self.queue.bell = _Bell(worker, self._deliveries)
+        self.queue.bell, self.queue.starter = _Bell(worker, self._deliveries), worker
         self.queue.swept(await self._store.take_back(dead_among(await self._store.owners())))
         background = self._background
         news = News(self.queue, worker, self._deliveries.wake)

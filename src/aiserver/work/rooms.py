@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from aiserver.contract.operation import Handler
-from aiserver.jobs.worker import Slot
+from aiserver.jobs.attempt import Slot
 from aiserver.work.twins import Placing
 
 

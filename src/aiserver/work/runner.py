@@ -23,6 +23,7 @@ from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.contract.uploads import Upload
+from aiserver.jobs.attempt import Attempt
 from aiserver.jobs.job import (
     Completed,
     Failed,
@@ -33,7 +34,6 @@ from aiserver.jobs.job import (
     Released,
     Retry,
 )
-from aiserver.jobs.worker import Attempt
 from aiserver.keys.access import permit
 from aiserver.kit import log
 from aiserver.kit.clock import Clock

@@ -11,7 +11,7 @@ from aiserver.contract.errors import ApiError, InvalidRequest
 from aiserver.contract.operation import Answer, Call, Handler, Operation, Queued, WithHeaders
 from aiserver.contract.twins import Members, Wishes, split
 from aiserver.jobs.job import NewJob
-from aiserver.jobs.queue import Queue
+from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.records import BackgroundJobState, acknowledgement
 from aiserver.jobs.reply_to import ReplyAddresses
 from aiserver.jobs.store import Accepted
@@ -85,7 +85,12 @@ class QueueHandlers:
         return WithHeaders(answer, replayed(accepted)) if accepted.replayed else answer
 
     async def defer(
-        self, original: Operation, members: Members, call: Call, asked: Asked = NOTHING
+        self,
+        original: Operation,
+        members: Members,
+        call: Call,
+        asked: Asked = NOTHING,
+        answer: EarlyAnswer | None = None,
     ) -> Accepted:
         """Stores a call of an operation that was not made through its twin. Raises ApiError."""
         if original.queued is None:
@@ -94,7 +99,7 @@ class QueueHandlers:
         # The answer is stored whole; who wants a stream is told it as one.
         members = {name: value for name, value in members.items() if name not in _STREAMED}
         job = await self._job(original, original.queued, members, call, wishes, asked, hashed)
-        return await self._stored(job, call)
+        return await self._stored(job, call, answer)
 
     async def _job(
         self,
@@ -131,9 +136,11 @@ class QueueHandlers:
             body_hash=body_hash,
         )
 
-    async def _stored(self, job: NewJob, call: Call) -> Accepted:
-        uploads = self._uploads
-        accepted = await (uploads.add(job, call.files) if uploads else self._queue.add(job))
+    async def _stored(self, job: NewJob, call: Call, answer: EarlyAnswer | None = None) -> Accepted:
+        if self._uploads is not None:
+            accepted = await self._uploads.add(job, call.files, answer)
+        else:
+            accepted = await self._queue.add(job, answer)
         call.trace.ref_id = accepted.ref_id
         return accepted
 

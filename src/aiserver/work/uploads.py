@@ -10,7 +10,7 @@ from aiserver.contract.uploads import Upload
 from aiserver.files.digests import digest_of, told_apart
 from aiserver.files.store import FileStore, StoredFile
 from aiserver.jobs.job import Job, NewJob
-from aiserver.jobs.queue import Queue
+from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.store import Accepted
 from aiserver.kit.db import StorageError
 from aiserver.kit.ids import random_hex
@@ -23,10 +23,12 @@ class JobUploads:
         self._queue = queue
         self._files = files
 
-    async def add(self, job: NewJob, uploads: Mapping[str, Upload]) -> Accepted:
+    async def add(
+        self, job: NewJob, uploads: Mapping[str, Upload], answer: EarlyAnswer | None = None
+    ) -> Accepted:
         """As `Queue.add`; what is refused or was there before leaves no file behind."""
         if not uploads:
-            return await self._queue.add(job)
+            return await self._queue.add(job, answer)
         digests = {field: await digest_of(upload) for field, upload in uploads.items()}
         # Named now, so that the files of a job that was never stored can be told.
         ref_id = job.ref_id or random_hex()
@@ -40,7 +42,8 @@ class JobUploads:
             body_hash = job.body_hash and told_apart(job.body_hash, uploads, digests)
             named = msgspec.json.encode(kept).decode()
             accepted = await self._queue.add(
-                msgspec.structs.replace(job, ref_id=ref_id, files=named, body_hash=body_hash)
+                msgspec.structs.replace(job, ref_id=ref_id, files=named, body_hash=body_hash),
+                answer,
             )
         except ApiError:
             # After any other error the job may be there: the sweep will see.

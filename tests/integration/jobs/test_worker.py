@@ -8,12 +8,13 @@ import pytest
 
 from aiserver.contract.trace import Trace
 from aiserver.jobs.admin_cancelling import cancel_all, cancel_ids
+from aiserver.jobs.attempt import Attempt
 from aiserver.jobs.job import Completed, Outcome, State
-from aiserver.jobs.queue import Queue
-from aiserver.jobs.worker import Attempt, Worker
+from aiserver.jobs.queue import EarlyAnswer, Queue
+from aiserver.jobs.worker import Worker
 from aiserver.kit.db import StorageError
 from aiserver.kit.ledger import LedgerRow
-from job_stores import OWNER, Stores
+from job_stores import OWNER, Stores, new_job
 
 
 class Slot:
@@ -68,7 +69,7 @@ class Work:
         self.began, self.go = asyncio.Event(), asyncio.Event()
         self.do: Callable[[Attempt], Awaitable[Outcome]] = self.wait
         self.worker = Worker(self.queue, self.room, self._run, stores.clock, owner=OWNER)
-        self.queue.bell = Bell(self.worker)
+        self.queue.bell, self.queue.starter = Bell(self.worker), self.worker
 
     async def wait(self, attempt: Attempt) -> Outcome:
         await self.go.wait()
@@ -291,3 +292,75 @@ async def test_all_are_cancelled_in_the_middle_of_everything(store: Stores) -> N
     )
     assert len(work.ran) == len({*work.ran})
     assert work.room.taken == 0
+
+
+async def test_job_that_somebody_waits_for_begins_as_it_is_stored(work: Work) -> None:
+    await work.worker.claim()
+    answer = EarlyAnswer()
+    accepted = await work.queue.add(new_job(), answer)
+    assert (accepted.state, answer.expected) == (State.STARTED, True)
+    await work.began.wait()
+    work.go.set()
+    job = await work.queue.ended(accepted.id, seconds=10, answer=answer)
+    assert job is not None
+    assert (job.state, job.result) == (State.COMPLETED, b"1")
+    await work.idle()
+    stored = await work.stores.job(accepted.id)
+    assert (stored.state, stored.attempt) == (State.COMPLETED, 1)
+    assert await work.stores.ledger() == [accepted.id]
+    assert (work.ran, work.room.taken) == ([accepted.id], 0)
+
+
+async def test_job_does_not_begin_before_those_that_wait(work: Work) -> None:
+    work.room.slots = 1
+    first = await work.stores.put()
+    answer = EarlyAnswer()
+    second = await work.queue.add(new_job(), answer)
+    assert (second.state, answer.expected) == (State.QUEUED, False)
+    work.go.set()
+    while await work.worker.claim() or work.worker.running:
+        await asyncio.sleep(0)
+    assert work.ran == [first.id, second.id]
+
+
+async def test_job_without_a_free_slot_is_queued(work: Work) -> None:
+    await work.worker.claim()
+    work.room.slots = 0
+    answer = EarlyAnswer()
+    accepted = await work.queue.add(new_job(), answer)
+    assert (accepted.state, answer.expected) == (State.QUEUED, False)
+    assert await work.queue.ended(accepted.id, seconds=0, answer=answer) is None
+
+
+async def test_repeated_call_begins_nothing_at_once(work: Work) -> None:
+    await work.worker.claim()
+    keyed = new_job(idempotency_key="k", body_hash=b"h")
+    first = await work.queue.add(keyed, EarlyAnswer())
+    again = await work.queue.add(keyed, EarlyAnswer())
+    assert (again.id, again.replayed) == (first.id, True)
+    work.go.set()
+    await work.idle()
+    assert (work.ran, work.room.taken) == ([first.id], 0)
+
+
+async def test_caller_that_leaves_while_its_job_is_stored_leaves_it_running(work: Work) -> None:
+    await work.worker.claim()
+    calling = asyncio.create_task(work.queue.add(new_job(), EarlyAnswer()))
+    await asyncio.sleep(0)
+    calling.cancel()
+    await work.began.wait()
+    work.go.set()
+    await work.idle()
+    assert await work.states(work.ran) == [State.COMPLETED]
+    assert work.room.taken == 0
+
+
+async def test_cancelled_job_leaves_its_answer_to_the_store(work: Work) -> None:
+    await work.worker.claim()
+    answer = EarlyAnswer()
+    accepted = await work.queue.add(new_job(), answer)
+    await work.began.wait()
+    await work.queue.cancel([accepted.id])
+    job = await work.queue.ended(accepted.id, seconds=10, answer=answer)
+    assert job is not None
+    assert job.state is State.CANCELLED

@@ -1,6 +1,7 @@
 """Calls with uploads that are queued: kept before they are acknowledged, whatever happens next."""
 
 import asyncio
+import os
 import resource
 import subprocess
 import sys
@@ -32,8 +33,9 @@ both = pytest.mark.parametrize("environment", ["sqlite", "postgres"], indirect=T
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings of the engine that a test names."""
     quick = {"SHUTDOWN_GRACE": "0s", "OUTBOUND_ALLOW": "127.0.0.1"}
-    if getattr(request, "param", "") != "postgres":
-        return quick
+    engine = getattr(request, "param", os.environ.get("TEST_DATABASE"))
+    if engine != "postgres":
+        return {**quick, "DATABASE_URL": "sqlite"}
     return {**quick, "DATABASE_URL": server().fresh_database(), "ENCRYPTION_KEY": "0" * 64}
 
 
@@ -257,12 +259,14 @@ async def test_killed_server_leaves_job_and_upload_for_the_next_one(
     command += [f"{name}={value}" for name, value in environment.items()]
     process = begun(command)
     assert process.stdout is not None
+    killed = asyncio.get_running_loop().call_later(30, process.kill)
     try:
         port = int(await asyncio.to_thread(process.stdout.readline))
         body, headers = form(image=("big.png", bytes(3_000_000)), refId="r")
         await post(port, body, headers)
         assert await asyncio.to_thread(process.stdout.readline) == "started\n"
     finally:
+        killed.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
@@ -304,9 +308,10 @@ async def test_same_idempotency_key_and_bytes_run_once(painting: TestGateway, ea
     assert (await count(painting), len(kept(painting))) == (1, 1)
 
 
-async def test_same_idempotency_key_with_other_bytes_is_409(painting: TestGateway) -> None:
+@pytest.mark.parametrize("to", ["PaintPicture", "QueuePaintPicture"])
+async def test_same_idempotency_key_with_other_bytes_is_409(painting: TestGateway, to: str) -> None:
     once = {"Idempotency-Key": "k"}
-    assert (await put(painting, to="PaintPicture", headers=once)).status == 200
+    assert (await put(painting, to=to, headers=once)).status == 200
     others: tuple[dict[str, Any], ...] = (
         {"image": (CAT[0], b"dog")},
         {"image": ("dog.png", CAT[1])},
@@ -314,10 +319,8 @@ async def test_same_idempotency_key_with_other_bytes_is_409(painting: TestGatewa
         {"width": "7"},
     )
     for other in others:
-        assert (await put(painting, to="PaintPicture", headers=once, **other)).status == 409
-    assert (await put(painting, to="PaintPicture", headers=once)).headers[
-        "idempotency-replayed"
-    ] == "true"
+        assert (await put(painting, to=to, headers=once, **other)).status == 409
+    assert (await put(painting, to=to, headers=once)).headers["idempotency-replayed"] == "true"
     assert (await count(painting), len(kept(painting))) == (1, 1)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from aiserver.jobs.attempt import Attempt
 from aiserver.jobs.job import Failed, FailureKind
-from aiserver.jobs.worker import Attempt
 from aiserver.kit.clock import SystemClock
 from aiserver.work.runner import JobRunner
 from fakes.upstream import FakeUpstream, status

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from aiserver.jobs.job import JOB_COLUMNS, LARGEST_ID, SUMMARY_COLUMNS, Job, State
+from aiserver.jobs.job import JOB_COLUMNS, LARGEST_ID, SUMMARY_COLUMNS, Job, State, with_error
 from aiserver.jobs.store import MOST_ROWS, Blanked, Bounds, Requeued
 from aiserver.jobs.store.months import began
 from aiserver.jobs.store.postgres_line import IN_TURN, Line, place_of
 from aiserver.jobs.store.postgres_rows import ALL_KEYS, COLUMNS, columns, job
-from aiserver.jobs.store.postgres_turn import Turns, with_error
+from aiserver.jobs.store.postgres_turn import Turns
 from aiserver.jobs.store.refusals import NO_SUCH_JOB, QUEUE_FULL, not_again
 from aiserver.kit.postgres import Postgres, Transaction
 

@@ -17,10 +17,11 @@ from aiserver.jobs.job import (
     Released,
     Retry,
     State,
+    with_error,
 )
 from aiserver.jobs.store import CancelOutcome, CancelResult, Changed, Word
 from aiserver.jobs.store.postgres_rows import NOTIFY, changed, columns, job, payload
-from aiserver.jobs.store.postgres_turn import LOCKED, Turns, with_error
+from aiserver.jobs.store.postgres_turn import LOCKED, Turns
 from aiserver.jobs.store.sqlite_finish import Ending
 from aiserver.kit.postgres import Postgres, Transaction
 

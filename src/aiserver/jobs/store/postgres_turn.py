@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aiserver.jobs.job import JOB_COLUMNS, WAITING, Job, JobError, State
+from aiserver.jobs.job import JOB_COLUMNS, WAITING, Job, JobError, State, with_error
 from aiserver.jobs.store import Announce, Changed, NewDelivery, Word
 from aiserver.jobs.store.postgres_line import TAG, Line
 from aiserver.jobs.store.postgres_rows import (
@@ -143,18 +143,6 @@ class Turns:
         if self._deliveries:
             said.append(payload(self._sender, Word.DELIVER))
         return said
-
-
-def with_error(job: Job, error: JobError | None) -> Job:
-    if error is None:
-        return replace(job, error_code=None, error_message=None, error_status=None, error_kind=None)
-    return replace(
-        job,
-        error_code=error.code,
-        error_message=error.message,
-        error_status=error.status,
-        error_kind=error.kind.value,
-    )
 
 
 async def add_deliveries(transaction: Transaction, deliveries: list[NewDelivery], now: int) -> None:
