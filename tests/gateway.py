@@ -21,6 +21,7 @@ from aiserver.engines import SqliteEngine
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.db import Database
 from aiserver.kit.upstream import Target, UpstreamPool, UpstreamResponse
+from aiserver.rooms import open_rooms
 from aiserver.work.rooms import QueuedRoom
 
 # With TEST_DATABASE=postgres every gateway stands on a database there, a restarted one on its own.
@@ -181,7 +182,18 @@ async def running_with(
     clock = SystemClock()
     redact = redactor_for(settings)
     opened = await open_data(settings, clock, redact)
-    app = App(settings, opened, redact, clock, rooms=rooms)
+    try:
+        async with (
+            open_rooms(settings, opened) as own,
+            _served(App(settings, opened, redact, clock, rooms=[*own, *rooms]), data) as gateway,
+        ):
+            yield gateway
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def _served(app: App, data: Path) -> AsyncGenerator[TestGateway]:
     await app.start()
     config = app.http_config()
     config.load()
@@ -202,4 +214,3 @@ async def running_with(
             task.cancel()
         await asyncio.gather(*state.tasks, return_exceptions=True)
         await app.close()
-        await opened.close()

@@ -36,6 +36,8 @@ from aiserver.doors.metrics import Metrics
 from aiserver.doors.server import Config
 from aiserver.doors.serving import Lifecycle, Server
 from aiserver.doors.web import Web
+from aiserver.files import operations as file_operations
+from aiserver.files.handlers import base_of, file_room, urls_of
 from aiserver.history import operations as history_operations
 from aiserver.history.handlers import HistoryHandlers
 from aiserver.history.store import History
@@ -56,7 +58,7 @@ from aiserver.kit.clock import Clock
 from aiserver.kit.db import StorageError
 from aiserver.kit.ids import CallIds
 from aiserver.kit.redact import Redactor
-from aiserver.kit.telemetry import ProviderReading, Readings, Telemetry
+from aiserver.kit.telemetry import Telemetry
 from aiserver.kit.upstream import UpstreamPool
 from aiserver.providers import catalogue_operations, ollama_operations, status_operations
 from aiserver.providers import operations as provider_operations
@@ -73,10 +75,11 @@ from aiserver.providers.pool import ProviderPool
 from aiserver.providers.prices import Prices
 from aiserver.providers.probes import Probes
 from aiserver.providers.status_handlers import StatusHandlers
-from aiserver.providers.store import Provider
 from aiserver.providers.warmth import Warmth
+from aiserver.readings import readings_of
 from aiserver.settlement import Settlement
 from aiserver.work.desk import Desk
+from aiserver.work.links import Links
 from aiserver.work.rooms import QueuedRoom, places_of, slots_of
 from aiserver.work.terms import terms_of
 
@@ -91,6 +94,7 @@ _OPERATIONS = (
     status_operations,
     ollama_operations,
     history_operations,
+    file_operations,
     chat_operations,
     generation_operations,
     chat_status_operations,
@@ -119,6 +123,7 @@ class App:
     ) -> None:
         self._settings = settings
         self._data = data
+        self.urls = urls_of(settings, data.engine.tables, clock)
         self._rooms = tuple(rooms)
         self._background = Background()
         self.lifecycle = Lifecycle()
@@ -166,7 +171,7 @@ class App:
         self._slots = ChatSlots(self._pool)
         self._sink = CallbackSink()
         self._desk = Desk(
-            data.engine,
+            data,
             data.callback_secrets,
             clock,
             terms_of(settings),
@@ -174,6 +179,7 @@ class App:
             sink=self._sink.deliver,
             redact=redact,
             call_ids=CallIds(data.process, 1),
+            links=Links(self.urls, base=base_of(settings), public=settings[s.PUBLIC_ARTIFACTS]),
         )
         registry = self._operations = self._registry(clock)
         self.telemetry = Telemetry(
@@ -181,7 +187,7 @@ class App:
             operations=[operation.name for operation in registry],
             outcomes=("ok", "cancelled", *(kind.value for kind in FailureKind)),
         )
-        self.telemetry.watch(self._readings())
+        self.telemetry.watch(readings_of(self._pool, self._connections, self.history))
         self.settlement = settlement = Settlement(
             cost_of=self._prices.cost_of,
             ledger=self._ledger,
@@ -290,26 +296,6 @@ class App:
         except StorageError as error:
             _log.warning("last_used_not_kept", problem=str(error))
 
-    def _readings(self) -> Readings:
-        """What a scrape asks for."""
-        return Readings(
-            providers=lambda: map(self._reading, self._pool.providers()),
-            open_connections=lambda: self._connections.open_connections,
-            waiting_calls=lambda: self._pool.waiting,
-            history_held=lambda: self.history.held,
-            history_dropped=lambda: self.history.dropped,
-            history_written=lambda: self.history.written,
-            history_lost=lambda: self.history.lost_at_last_stop,
-        )
-
-    def _reading(self, provider: Provider) -> ProviderReading:
-        return ProviderReading(
-            name=provider.name,
-            running=self._pool.running(provider.id),
-            slots=provider.concurrency or None,
-            state=self._pool.state(provider.id).value,
-        )
-
     def _is_admin(self, credentials: Credentials) -> bool:
         return self._ring.identify(credentials).is_admin
 
@@ -352,6 +338,7 @@ class App:
             SignIn(self._ring, self._data.sessions, SignInLimit(clock)),
             self._sink,
             ChatStatusHandlers(self._desk.queue),
+            file_room(self._settings, self._data.artifacts, self.urls),
             ProviderHandlers(
                 self._data.providers,
                 self._pool,

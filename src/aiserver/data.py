@@ -6,7 +6,12 @@ from urllib.parse import unquote, urlsplit
 
 from aiserver import settings as s
 from aiserver.engines import Engine, open_engine
+from aiserver.files.artifacts import Artifacts
+from aiserver.files.shelf import Shelf
+from aiserver.files.storage import limits_of, storage_of
+from aiserver.files.store import FileStore
 from aiserver.jobs.callback_secrets import CallbackSecrets
+from aiserver.jobs.store import Announce, Bounds, JobStore, Outbox
 from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, KeyStore
 from aiserver.kit.clock import Clock
@@ -33,9 +38,18 @@ class Data:
     providers: ProviderStore
     weights: WeightStore
     callback_secrets: CallbackSecrets
+    shelf: Shelf
+    artifacts: Artifacts
+    files: FileStore
     key_file: KeyFile | None
     worker: int
     process: int | None
+
+    def jobs(self, bounds: Bounds, announce: Announce) -> JobStore:
+        return self.engine.jobs(bounds, announce)
+
+    def outbox(self) -> Outbox:
+        return self.engine.outbox()
 
     async def close(self) -> None:
         await self.engine.close()
@@ -77,6 +91,7 @@ async def open_data(
         raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
     engine = await open_engine(settings, folder, clock, lean=lean)
     tables = engine.tables
+    shelf = Shelf(tables, storage_of(settings), limits_of(settings), clock)
     return Data(
         engine=engine,
         keys=KeyStore(tables, clock),
@@ -85,6 +100,9 @@ async def open_data(
         providers=ProviderStore(tables, cipher, clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
         callback_secrets=CallbackSecrets(tables, cipher, clock, _by_its_form),
+        shelf=shelf,
+        artifacts=Artifacts(shelf),
+        files=FileStore(shelf),
         key_file=key_file,
         worker=worker or 1,
         process=await _numbered(tables) if worker else None,

@@ -108,6 +108,7 @@ class Dispatch:
         session: str | None = None,
         files: Mapping[str, Upload] | None = None,
         handler: Handler | None = None,
+        base: str = "",
     ) -> Answer:
         """The handler's answer, its call settled once it is over. Raises only ApiError.
 
@@ -127,6 +128,7 @@ class Dispatch:
                 address=trace.address,
                 session=session,
                 files=assign(operation.files, files or {}) if operation.files else {},
+                base=base,
             )
             answer = await _answer(handler or self._registry.handler(operation), request, call)
         except ApiError as error:

@@ -10,10 +10,21 @@ from gateway import SECRET, TestGateway
 OPEN_PAGES = {"/", "/favicon.ico", "/up", "/health/live", "/health/ready"}
 # Open on the machine itself, and elsewhere with the scraper's token or as an administrator.
 LOCAL_PAGES = {"/metrics"}
-OPEN_OPERATIONS = {"Authenticate", "DummyReplyTo", "Hello", "MetadataNav", "PopulateChatSummary"}
+OPEN_OPERATIONS = {
+    "Authenticate",
+    "DummyReplyTo",
+    "GetArtifact",
+    "GetFileUpload",
+    "Hello",
+    "MetadataNav",
+    "PopulateChatSummary",
+}
 KEY_OPERATIONS = {
     "CancelJob",
     "ChatAiProvider",
+    "DeleteFile",
+    "DeleteFileUpload",
+    "DeleteFiles",
     "GetActiveProviders",
     "GetArtifactGenerationStatus",
     "GetCallbackSecret",
@@ -25,14 +36,18 @@ KEY_OPERATIONS = {
     "GetTextGenerationStatus",
     "HasDummyReplyTo",
     "ListModels",
+    "MigrateArtifact",
     "OllamaGeneration",
     "OpenAiChatCompletion",
     "QueryAiProviders",
     "QueryDeliveries",
+    "QueryFiles",
     "QueueOllamaGeneration",
     "QueueOpenAiChatCompletion",
     "RedeliverCallback",
+    "ReplaceFileUpload",
     "RotateCallbackSecret",
+    "StoreFileUpload",
     "TestCallback",
     "WaitForOpenAiChat",
 }

@@ -4,7 +4,7 @@ import typer
 
 from aiserver import __version__
 from aiserver import settings as s
-from aiserver.cli import jobs, keys, models, providers
+from aiserver.cli import files, jobs, keys, models, providers
 from aiserver.cli.console import reported, say, show, table
 from aiserver.cli.doctor import doctor
 from aiserver.cli.options import DataFlag, FileFlag, JsonFlag, load
@@ -23,6 +23,7 @@ app.add_typer(keys.commands, name="keys")
 app.add_typer(providers.commands, name="providers")
 app.add_typer(models.commands, name="models")
 app.add_typer(jobs.commands, name="jobs")
+app.add_typer(files.commands, name="files")
 app.add_typer(config_commands, name="config")
 app.command("serve", help=settings_help())(serve)
 app.command("doctor")(doctor)

@@ -21,6 +21,7 @@ from aiserver.kit.lock import exclusive
 from aiserver.kit.redact import Redactor
 from aiserver.kit.workers import Workers
 from aiserver.providers.local.weights import WEIGHTS, WeightUnavailable
+from aiserver.rooms import open_rooms
 
 HELP = "Starts the server.\n\nSettings, as flags, environment variables or in ai-server.toml:\n\n"
 
@@ -107,8 +108,9 @@ async def _serving(
     clock = SystemClock()
     data = await open_data(settings, clock, redact, lean=True, worker=worker)
     try:
-        app = App(settings, data, redact, clock)
-        await app.run(sockets, ready)
+        async with open_rooms(settings, data) as rooms:
+            app = App(settings, data, redact, clock, rooms=rooms)
+            await app.run(sockets, ready)
     finally:
         await data.close()
 

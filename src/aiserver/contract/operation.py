@@ -4,7 +4,7 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from enum import Enum
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
     `into` is what the twin answers, `kind` the kind of job, `status` names the operation that tells
     how far it is. `nested`: the call lies whole in the member `request`, of this type. `renamed`
     gives members of the original that the twin has under another name, `without` those that mean
-    nothing to a job; both by wire name.
+    nothing to a job; both by wire name. `waited`: a direct call is a job too, and waits for it.
     """
 
     into: type[msgspec.Struct]
@@ -52,6 +52,7 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
     nested: type[msgspec.Struct] | None = None
     renamed: dict[str, str] = {}
     without: tuple[str, ...] = ()
+    waited: bool = False
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +78,25 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     twin_of: "Operation | None" = None
 
 
+class Report(Protocol):
+    """Tells how far a job is: `progress` is 0 to 1, `status` what it does just now."""
+
+    def __call__(self, *, progress: float | None = None, status: str | None = None) -> None: ...
+
+
+class AsJob(msgspec.Struct, frozen=True):
+    """The job that a call is run by."""
+
+    id: int
+    ref_id: str
+    report: Report
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One run of an operation: who asked, under which id, and the members as they were sent.
 
     `pairs` are, for a query, all that was sent, as text: its conditions may bear any name. `trace`
-    is what the history will say of this run.
+    is what the history will say of this run. `base` is scheme and host as its caller wrote them.
     """
 
     operation: Operation
@@ -94,6 +109,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     session: str | None = None
     files: dict[str, Any] = {}
+    base: str = ""
+    job: AsJob | None = None
 
 
 class JsonBytes(msgspec.Struct, frozen=True):

@@ -46,15 +46,23 @@ class FileField(msgspec.Struct, frozen=True):
     required: bool = True
 
 
+# For an operation that takes whatever files a form has, under whatever names.
+ANY_FILES = (FileField("*"),)
+REPEATED = "\0"
+
+
 def assign(fields: Sequence[FileField], given: Mapping[str, File]) -> dict[str, File]:
     """Files by their declared names. Raises InvalidRequest when a required one is missing.
 
     Names match in any case. One file under a name of its own is the one that is missing: clients
     send it so when their user names no field.
     """
+    if fields == ANY_FILES:
+        return dict(given)
     found = {f.name: file for f in fields for n, file in given.items() if fold(n) == fold(f.name)}
     missing = [field for field in fields if field.required and field.name not in found]
-    spare = [file for file in given.values() if file not in found.values()]
+    named = [file for name, file in given.items() if REPEATED not in name]
+    spare = [file for file in named if file not in found.values()]
     if len(missing) == 1 and len(spare) == 1:
         return {**found, missing[0].name: spare[0]}
     if missing:

@@ -20,6 +20,7 @@ from aiserver.contract.errors import (
     Unavailable,
     UnsupportedMedia,
 )
+from aiserver.contract.uploads import REPEATED
 from aiserver.kit import log
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -124,6 +125,9 @@ class BodyReader:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     value.filename = file_name(value.filename or "")
+                    if name in body.files:
+                        again = f"{name}{REPEATED}{len(body.files)}"
+                        body.files[again] = body.files.pop(name)
                     body.files[name] = value
                 else:
                     body.pairs.append((name, value))

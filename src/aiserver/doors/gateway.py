@@ -25,10 +25,12 @@ from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
 from aiserver.doors.cookies import guard, guard_sign_in, session_of
 from aiserver.doors.cors import Cors
 from aiserver.doors.encoding import to_csv, to_php_json
+from aiserver.doors.files import send_file
 from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
 from aiserver.doors.routes import Found, find
 from aiserver.doors.serving import Lifecycle
+from aiserver.files.download import Download
 from aiserver.keys.access import Credentials
 from aiserver.kit import log
 from aiserver.kit.ids import request_id
@@ -44,6 +46,7 @@ _GENERATE = "/api/generate"
 _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 # gzip;q=0 is how a client says that it does not take it.
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
 _MOST_PAIRS = 1000
 _MOST_IN_A_BATCH = 1000
 # 2026-01-01, in the form that the header asks for.
@@ -63,6 +66,7 @@ class Asked(msgspec.Struct, frozen=True):
     path: str
     trace: Trace | None = None
     manner: Manner | None = None
+    base: str = ""
 
 
 class Gateway:
@@ -107,7 +111,16 @@ class Gateway:
                 _refuse_writing(scope["method"])
                 await page(scope, send, reply.headers)
             else:
-                await self._call(scope, headers, identity, receive, reply)
+                file = await self._call(scope, headers, identity, receive, reply)
+                if file is not None:
+                    await send_file(
+                        file,
+                        reply.headers,
+                        method=scope["method"],
+                        asked=headers,
+                        send=send,
+                        receive=receive,
+                    )
         except ClientGone:
             if begun is not None:
                 self._dispatch.leave(begun)
@@ -123,7 +136,8 @@ class Gateway:
 
     async def _call(
         self, scope: Scope, headers: Headers, identity: str, receive: Receive, reply: Reply
-    ) -> None:
+    ) -> Download | None:
+        """Answers; a file is left to be sent, now that the call is settled."""
         query = _query(scope["query_string"])
         found = find(self._registry, scope["method"], scope["path"], query)
         credentials = credentials_of(headers)
@@ -148,6 +162,7 @@ class Gateway:
             path=scope["path"],
             trace=trace,
             manner=_manner(found.operation, headers),
+            base=_base(scope, headers),
         )
         arriving = _body_of(scope["method"], receive)
         takes_files = bool(found.operation.files)
@@ -157,14 +172,17 @@ class Gateway:
                 caller = self._admit(found, credentials, scope["method"], headers)
             if found.batch:
                 await self._batch(asked, caller, body, reply)
-                return
+                return None
             if body.batch is not None:
                 raise MalformedBody("The body must be a JSON object: {...}.")
             running = self._run(asked, caller, body, reply)
             ends = found.operation.ends_with_caller
             answer = await (unless_gone(running, receive) if ends else running)
+        if isinstance(answer, Download):
+            return answer
         dialect = dialect_of(scope["path"])
         await reply.answer(answer, lambda error: dialect(error, self._redact))
+        return None
 
     def _admit(
         self, found: Found, credentials: Credentials, method: str, headers: Headers
@@ -213,6 +231,7 @@ class Gateway:
                 session=asked.session,
                 files=body.files,
                 handler=asked.manner and self._deferred.handler_of(operation, asked.manner),
+                base=asked.base,
             )
         finally:
             reply.timed(trace)
@@ -230,6 +249,8 @@ class Gateway:
                 if isinstance(answer, EventStream):
                     answer.close()
                     raise InvalidRequest("A request of a batch cannot be streamed.")
+                if isinstance(answer, Download):
+                    raise InvalidRequest("A file cannot be asked for in a batch.")
             except ApiError as error:
                 error.meta["AutoBatchIndex"] = str(index)
                 reply.headers.append((b"X-AutoBatch-Completed", str(index).encode()))
@@ -278,6 +299,12 @@ def _manner(operation: Operation, headers: Headers) -> Manner | None:
         run_after=headers.get("job-run-after"),
         priority=headers.get("job-priority"),
     )
+
+
+def _base(scope: Scope, headers: Headers) -> str:
+    """What this caller reached the server by; empty where that cannot be an address."""
+    host = headers.get("host", "")
+    return f"{scope.get('scheme', 'http')}://{host}" if _HOST.fullmatch(host) else ""
 
 
 def _is_form(headers: Headers) -> bool:

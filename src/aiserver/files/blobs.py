@@ -1,67 +1,151 @@
-"""Bytes on the local disk, by path: written whole or not at all, read in pieces."""
+"""Bytes by path, on the local disk or in an object store: whole or not at all, read in pieces."""
 
 import asyncio
 import errno
 import os
 import re
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import obstore
+from obstore import store as stores
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore
 
 from aiserver.contract.errors import StorageUnavailable
+from aiserver.files.leftovers import finished, old_paths, remove
 from aiserver.kit import log
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
 CHUNK = 1024 * 1024
+# The least that a part of an upload to S3 may have.
+PART = 5 * CHUNK
+_LISTED = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERRNO = re.compile(r"\(os error (\d+)\)")
 _TROUBLE = (OSError, BaseError)
+_CONNECT = timedelta(seconds=5)
+# For one request, which carries a part at most.
+_LONGEST = timedelta(seconds=60)
 _log = log.get("files")
 
 
 class Blobs:
-    """Under one folder, which is made when it is first needed. Errors are StorageUnavailable."""
+    """In an object store. Errors are StorageUnavailable; `home` is the setting that names it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with _told("make"):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._store = LocalStore(folder, automatic_cleanup=True)
+    def __init__(self, store: "ObjectStore", *, home: str, piece: int = PART) -> None:
+        self._store = store
+        self._home = home
+        self.piece = piece
 
-    async def put(self, path: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-        """On disk when it returns, for a power cut too; a path always has the same bytes."""
-        with _told("write"):
+    async def put(self, path: str, size: int, source: AsyncIterator[bytes] | Path) -> None:
+        """Stored for good when it returns; a path always has the same bytes."""
+        with _told("write", self._home):
             if await self._size(path) != size:
                 await obstore.put_async(
-                    self._store, path, chunks, chunk_size=CHUNK, max_concurrency=1
+                    self._store, path, source, chunk_size=self.piece, max_concurrency=1
                 )
-            await asyncio.to_thread(_settle, self._folder, path)
 
     async def read(self, path: str, start: int, length: int) -> bytes:
         """These bytes, which must be there."""
         if length == 0:
             return b""
-        with _told("read"):
+        with _told("read", self._home):
             return bytes(
                 await obstore.get_range_async(self._store, path, start=start, length=length)
             )
 
     async def delete(self, path: str) -> None:
         """Also what is not there."""
-        with _told("delete"):
+        with _told("delete", self._home):
             try:
                 await obstore.delete_async(self._store, path)
             except FileNotFoundError:
                 return
+
+    async def size(self, path: str) -> int | None:
+        """None for what is not there."""
+        with _told("read", self._home):
+            return await self._size(path)
+
+    async def old(self, *, seconds: float) -> AsyncIterator[list[str]]:
+        """Paths that nobody wrote to for so long, by the hundreds."""
+        before = datetime.now(UTC) - timedelta(seconds=seconds)
+        with _told("list", self._home):
+            listed = obstore.list(self._store, chunk_size=_LISTED)  # pyright: ignore[reportUnknownMemberType]
+            async for metas in listed:
+                batch = [meta["path"] for meta in metas if meta["last_modified"] < before]
+                if batch:
+                    yield batch
+
+    def finished(self, path: str) -> str:
+        """The path that a listed one was written for."""
+        return path
+
+    async def sweep(self, path: str) -> None:
+        """Deletes what `old` listed."""
+        await self.delete(path)
 
     async def _size(self, path: str) -> int | None:
         try:
             return int((await obstore.head_async(self._store, path))["size"])
         except FileNotFoundError:
             return None
+
+
+class LocalBlobs(Blobs):
+    """Under one folder, which is made when it is first needed; safe from a power cut too."""
+
+    def __init__(self, folder: Path, *, home: str) -> None:
+        self._folder = folder
+        with _told("make", home):
+            folder.mkdir(parents=True, exist_ok=True)
+            store = stores.LocalStore(folder, automatic_cleanup=True)
+        super().__init__(store, home=home, piece=CHUNK)
+
+    async def put(self, path: str, size: int, source: AsyncIterator[bytes] | Path) -> None:
+        await super().put(path, size, source)
+        with _told("write", self._home):
+            await asyncio.to_thread(_settle, self._folder, path)
+
+    async def old(self, *, seconds: float) -> AsyncIterator[list[str]]:
+        walk = old_paths(self._folder, seconds=seconds)
+        while (batch := await asyncio.to_thread(next, walk, None)) is not None:
+            yield batch
+
+    def finished(self, path: str) -> str:
+        return finished(path)
+
+    async def sweep(self, path: str) -> None:
+        with _told("delete", self._home):
+            await asyncio.to_thread(remove, self._folder, path)
+
+
+def remote(url: str, below: str, *, home: str) -> Blobs:
+    """`url` as STORAGE_URL has it; `below` is added to its path. Raises StorageUnavailable."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    bare = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{below}"
+    plain = options.get("endpoint", "").startswith("http://")
+    with _told("reach", home):
+        # Each kind of store has options of its own, under the same names.
+        opened = cast("Callable[..., ObjectStore]", stores.from_url)
+        store = opened(
+            bare,
+            config=options or None,
+            client_options={
+                "allow_http": plain,
+                "connect_timeout": _CONNECT,
+                "timeout": _LONGEST,
+            },
+            retry_config={"max_retries": 3, "retry_timeout": _LONGEST},
+        )
+        return Blobs(store, home=home)
 
 
 def _settle(folder: Path, path: str) -> None:
@@ -83,7 +167,7 @@ def _sync(place: Path) -> None:
 
 
 @contextmanager
-def _told(verb: str) -> Generator[None]:
+def _told(verb: str, home: str) -> Generator[None]:
     """Errors in words for the caller, details in the log."""
     try:
         yield
@@ -93,7 +177,7 @@ def _told(verb: str) -> Generator[None]:
         if _number(error, first) in _FULL:
             raise StorageUnavailable(
                 "The server's disk for files is full; nothing was kept of this call. Try again "
-                "later, or ask your administrator to make room at AI_FILES_PATH.",
+                f"later, or ask your administrator to make room at {home}.",
                 reason="storage_full",
                 retry_after=60,
             ) from error

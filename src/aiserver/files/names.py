@@ -4,6 +4,8 @@ import re
 import unicodedata
 from datetime import datetime
 
+from aiserver.files.sniffing import Sniffed, is_told_by_bytes
+
 LONGEST_NAME = 200
 _LONGEST_TYPE = 100
 _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})", re.ASCII)
@@ -42,3 +44,28 @@ def path_of(day: datetime, *, key_id: int, sha256: str, name: str | None, other:
 def is_ours(path: str) -> bool:
     """Whether bytes of this relative path can have been kept by `path_of`."""
     return _KEPT_AT.fullmatch(path) is not None
+
+
+def ending_of(extension: str | None, sniffed: Sniffed) -> str:
+    """`.ext` for a file of these bytes: the one that is asked for where they can be that."""
+    asked = (extension or "").lstrip(".").lower()
+    if asked in sniffed.extensions:
+        return f".{asked}"
+    could_be = sniffed.content_type == "application/octet-stream"
+    if could_be and _EXTENSION.fullmatch(f".{asked}") and not is_told_by_bytes(asked):
+        return f".{asked}"
+    return f".{sniffed.extensions[0]}"
+
+
+def upload_path(kind: str, *, key_id: int, name: str | None) -> str | None:
+    """`{kind}/{keyId}/{name}` for a name as it was sent; None where it has no letters."""
+    plain = plain_name(name)
+    if plain is None or plain.startswith("."):
+        return None
+    return f"{kind}/{key_id}/{plain}"
+
+
+def is_upload_path(path: str, *, kind: str, key_id: int) -> bool:
+    """Whether `upload_path` can have made it."""
+    name = path.rpartition("/")[2]
+    return path == upload_path(kind, key_id=key_id, name=name)

@@ -12,6 +12,7 @@ from aiserver.contract.errors import ApiError, InvalidRequest, TooBusy
 from aiserver.jobs.attempts import Verdict, judge
 from aiserver.jobs.callback_secrets import CallbackSecrets
 from aiserver.jobs.callbacks import example_body, new_message_id
+from aiserver.jobs.links import Links
 from aiserver.jobs.reply_to import ReplyAddresses, ReplyTo
 from aiserver.jobs.signatures import signed_headers
 from aiserver.jobs.store import Attempted, Delivery, DeliveryState, Outbox
@@ -59,7 +60,7 @@ class Tried(msgspec.Struct, frozen=True):
 class Deliveries:
     """`run` is a loop for `Background`; `wake` tells it that a callback was made or is due again.
 
-    `sink` serves addresses of this server itself.
+    `sink` serves addresses of this server itself, `links` signs those of results each time.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Deliveries:
         clock: Clock,
         *,
         sink: Sink,
+        links: Links | None = None,
         limits: Limits | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
@@ -80,6 +82,7 @@ class Deliveries:
         self._outbound = outbound
         self._clock = clock
         self._sink = sink
+        self._links = links
         self._limits = limits or Limits()
         self._random = random
         self._running: dict[asyncio.Task[None], Delivery] = {}
@@ -202,8 +205,11 @@ class Deliveries:
             return Verdict(DeliveryState.FAILED, error="The callback's content was deleted.")
         try:
             reply_to = self._addresses.read(f"{delivery.verb} {delivery.url}")
+            body = delivery.body
+            if self._links is not None:
+                body = await self._links.written(body)
             return await self._attempt(
-                delivery.id, reply_to, delivery.body, key_id=delivery.key_id, attempt=attempt
+                delivery.id, reply_to, body, key_id=delivery.key_id, attempt=attempt
             )
         except InvalidRequest as refused:
             error = refused.message

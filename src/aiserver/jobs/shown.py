@@ -70,8 +70,8 @@ def state_of(job: Job | Summary) -> BackgroundJobState:
 
 
 def status_of(job: Job) -> str:
-    """What the job says of itself, else its state."""
-    return job.status or job.state.shown
+    """What the job says of itself while it runs, else its state."""
+    return (job.status if job.state is State.STARTED else None) or job.state.shown
 
 
 def meta(job: Job) -> dict[str, str]:

@@ -13,6 +13,7 @@ from aiserver.contract.operation import Call, EventStream, Handler
 from aiserver.jobs.asked import asked_for, not_found, scope_of
 from aiserver.jobs.event_stream import MOST_SECONDS, events_of
 from aiserver.jobs.job import Job, State
+from aiserver.jobs.links import Links
 from aiserver.jobs.queue import Queue
 from aiserver.jobs.records import ArtifactOutput, BackgroundJobBase, BackgroundJobState, TextOutput
 from aiserver.jobs.shown import (
@@ -48,7 +49,8 @@ T = TypeVar("T", ArtifactOutput, TextOutput)
 class StatusHandlers:
     """`answer_of` names what an operation answers.
 
-    A wait for a job lasts `wait` seconds at most, a stream of its events `listen`.
+    A wait for a job lasts `wait` seconds at most, a stream of its events `listen`. `links` signs
+    the addresses of results.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class StatusHandlers:
         answer_of: AnswerOf = unknown,
         wait: float = LONGEST_WAIT,
         listen: float = MOST_SECONDS,
+        links: Links | None = None,
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._answer_of = answer_of
         self._wait = wait
         self._listen = listen
+        self._links = links
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
@@ -80,12 +84,16 @@ class StatusHandlers:
         self, request: GetArtifactGenerationStatus, call: Call
     ) -> GetArtifactGenerationStatusResponse:
         job = await asked_for(self._queue, call, id=request.job_id, ref_id=request.ref_id)
+        results = _results(job, ArtifactOutput)
+        for output in results or ():
+            if self._links is not None and output.url is not None:
+                output.url = await self._links.of(output.url, base=call.base)
         return GetArtifactGenerationStatusResponse(
             job_id=job.id,
             ref_id=job.ref_id,
             job_state=state_of(job),
             status=status_of(job),
-            results=_results(job, ArtifactOutput),
+            results=results,
             duration=_duration(job),
         )
 

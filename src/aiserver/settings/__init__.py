@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from aiserver.settings.casts import (
     Secret,
@@ -17,6 +17,7 @@ from aiserver.settings.casts import (
     seconds,
     secret,
     size,
+    storage_url,
     switch,
     text,
     web_url,
@@ -56,6 +57,23 @@ APP_DATA = Setting("APP_DATA", Path, "App_Data", "Folder for everything that mus
 AI_FILES_PATH = Setting(
     "AI_FILES_PATH", Path, None, "Folder for uploaded files. Without it APP_DATA/files."
 )
+ARTIFACTS_PATH = Setting(
+    "ARTIFACTS_PATH", Path, None, "Folder for results. Without it APP_DATA/artifacts."
+)
+STORAGE_URL = Setting(
+    "STORAGE_URL",
+    storage_url,
+    None,
+    "Keeps results and files in an object store: s3://bucket/prefix?endpoint=http://host:8333 and "
+    "region=, gs://bucket or az://container; credentials come from its usual variables, such as "
+    "AWS_ACCESS_KEY_ID.",
+)
+MAX_STORED_PER_KEY = Setting(
+    "MAX_STORED_PER_KEY", size, None, "Files of one API key that are kept; without it no bound."
+)
+ARTIFACT_TTL = Setting(
+    "ARTIFACT_TTL", seconds, None, "How long results are kept; without it until they are deleted."
+)
 AUTH_SECRET = Setting(
     "AUTH_SECRET",
     secret,
@@ -93,6 +111,16 @@ MAX_BUFFERED = Setting(
     "All bodies held in memory together; over it callers get 503 with Retry-After.",
 )
 MAX_HEADERS = Setting("MAX_HEADERS", size, "32KiB", "Largest request line and headers together.")
+MAX_FILE = Setting("MAX_FILE", size, "10MB", "Largest file that POST /uploads keeps.")
+PUBLIC_ARTIFACTS = Setting(
+    "PUBLIC_ARTIFACTS", switch, "false", "Lets anyone read results, by paths that tell no secret."
+)
+ARTIFACT_URL_TTL = Setting(
+    "ARTIFACT_URL_TTL", seconds, "7d", "How long the signed address of a file opens it."
+)
+ASSETS_BASE_URL = Setting(
+    "ASSETS_BASE_URL", web_url, None, "What addresses of files begin with: a CDN. Else PUBLIC_URL."
+)
 AUTH_SECRET_IN_QUERY = Setting(
     "AUTH_SECRET_IN_QUERY",
     switch,
@@ -204,59 +232,9 @@ OLLAMA_BASE_URL = Setting(
     "OLLAMA_BASE_URL", web_url, None, "Adds the provider ollama.", aliases=("OLLAMA_HOST",)
 )
 
-SETTINGS: tuple[Setting[Any], ...] = (
-    PORT,
-    HOST,
-    APP_DATA,
-    AI_FILES_PATH,
-    AUTH_SECRET,
-    ENCRYPTION_KEY,
-    DATABASE_URL,
-    WORKERS,
-    MAX_BODY,
-    MAX_UPLOAD,
-    MAX_BUFFERED,
-    MAX_HEADERS,
-    AUTH_SECRET_IN_QUERY,
-    PUBLIC_CATALOGUE,
-    METRICS_TOKEN,
-    KEEP_PROMPTS,
-    HISTORY_MONTHS,
-    JOBS_MONTHS,
-    JOB_CONTENT_TTL,
-    MAX_QUEUED,
-    MAX_QUEUED_PER_KEY,
-    MAX_RUNNING_JOBS,
-    PUBLIC_URL,
-    OUTBOUND_ALLOW,
-    CORS_ORIGINS,
-    HEADER_TIMEOUT,
-    BODY_TIMEOUT,
-    KEEP_ALIVE,
-    SHUTDOWN_GRACE,
-    PROVIDER_WAIT,
-    PROVIDER_CONNECT,
-    PROVIDER_FIRST_BYTE,
-    PROVIDER_GAP,
-    PROVIDER_TOTAL,
-    HOT_LANE,
-    LOG_LEVEL,
-    LOG_FORMAT,
-    LOCAL_MODELS,
-    MODELS_URL,
-    OPENAI_API_KEY,
-    OPENAI_BASE_URL,
-    OPENROUTER_API_KEY,
-    OPENROUTER_BASE_URL,
-    MISTRAL_API_KEY,
-    MISTRAL_BASE_URL,
-    GROQ_API_KEY,
-    GROQ_BASE_URL,
-    ANTHROPIC_API_KEY,
-    ANTHROPIC_BASE_URL,
-    GOOGLE_API_KEY,
-    GOOGLE_BASE_URL,
-    OLLAMA_BASE_URL,
+# In the order in which they stand above.
+SETTINGS: tuple[Setting[Any], ...] = tuple(
+    cast("Setting[Any]", each) for each in tuple(globals().values()) if isinstance(each, Setting)
 )
 
 DEFAULT_FILE = Path("ai-server.toml")
@@ -332,7 +310,7 @@ def _cast(setting: Setting[Any], written: str, source: str) -> Any:
     try:
         return setting.read(written)
     except ValueError as error:
-        shown = "" if setting.read in (secret, database_url) else f" is {written!r}"
+        shown = "" if setting.read in (secret, database_url, storage_url) else f" is {written!r}"
         raise SettingError(f"{setting.name} ({source}){shown}: {error}.") from None
 
 

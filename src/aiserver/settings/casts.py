@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 MOST_WORKERS = 256
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_STORES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
+_STORE_OPTIONS = frozenset({"endpoint", "region", "virtual_hosted_style_request"})
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -41,6 +43,20 @@ def database_url(value: str) -> Secret | None:
     if not value.startswith(("postgresql://", "postgres://")):
         raise ValueError("postgresql://user:password@host:5432/database or sqlite is needed")
     return Secret(value)
+
+
+def storage_url(value: str) -> str:
+    """A place in an object store, without credentials."""
+    parts = urlsplit(value)
+    if parts.scheme not in _STORES or not parts.netloc:
+        raise ValueError("s3://bucket/prefix, gs://bucket/prefix or az://container is needed")
+    named = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if parts.username is not None or not named <= _STORE_OPTIONS:
+        raise ValueError(
+            f"after the ? only {', '.join(sorted(_STORE_OPTIONS))} are understood; credentials go "
+            "into variables such as AWS_SECRET_ACCESS_KEY"
+        )
+    return value
 
 
 def whole(value: str) -> int:

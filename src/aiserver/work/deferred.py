@@ -32,6 +32,7 @@ from aiserver.jobs.shown import meta, why
 from aiserver.jobs.store import Accepted
 from aiserver.kit.db import StorageError
 from aiserver.work.asked import NOTHING, Asked
+from aiserver.work.links import Links
 from aiserver.work.twins import QueueHandlers, replayed
 
 _WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,5})\"?\s*", re.IGNORECASE)
@@ -87,6 +88,7 @@ class Deferred:
     """Runs a queueable operation as a job and answers as the operation would, once it can.
 
     `tellings` by operation; a stream is begun with comments when `silence` seconds were too few.
+    A call without a `wait` of its own gets this one, in seconds; `links` signs addresses of files.
     """
 
     def __init__(
@@ -96,8 +98,12 @@ class Deferred:
         tellings: Mapping[str, Telling] | None = None,
         *,
         silence: float = _SILENCE_SECONDS,
+        wait: float = _USUAL_WAIT,
+        links: Links | None = None,
     ) -> None:
         self._queue = queue
+        self._wait = wait
+        self._links = links
         self._handlers = handlers
         self._tellings = tellings or {}
         self._silence = silence
@@ -106,7 +112,10 @@ class Deferred:
         """What answers a call in this manner; None where the operation does so itself."""
         if operation.twin_of is not None and manner.job != NOTHING:
             return self._handlers.asked(manner.job)
-        return self.handler(manner) if operation.queued is not None and manner.asked else None
+        queued = operation.queued
+        if queued is None or not (manner.asked or queued.waited):
+            return None
+        return self.handler(manner)
 
     def handler(self, manner: Manner) -> Handler:
         """What answers a queueable operation in this manner; its calls bear their members."""
@@ -126,7 +135,7 @@ class Deferred:
             return await self._stream(call, accepted, telling, members)
         if manner.respond_async and manner.wait is None and not accepted.state.ended:
             return _later(operation, accepted, headers)
-        wait = _USUAL_WAIT if manner.wait is None else manner.wait
+        wait = self._wait if manner.wait is None else manner.wait
         # A repeated call must find what this one is told, so that has to be on disk first.
         early = None if manner.job.idempotency_key else answer
         job = await self._queue.ended(accepted.id, seconds=wait, answer=early)
@@ -134,7 +143,10 @@ class Deferred:
             raise _not_ended(operation, accepted)
         if job is None:
             return _later(operation, accepted, headers)
-        return WithHeaders(JsonBytes(_result(job)), headers)
+        result = _result(job)
+        if self._links is not None:
+            result = await self._links.written(result, base=call.base)
+        return WithHeaders(JsonBytes(result), headers)
 
     def _telling(self, operation: Operation, manner: Manner) -> Telling:
         telling = self._tellings.get(operation.name)

@@ -27,9 +27,9 @@ from aiserver.kit.background import Background
 from aiserver.kit.clock import Clock
 from aiserver.kit.ids import CallIds
 from aiserver.kit.outbound import Outbound
-from aiserver.kit.tables import Tables
 from aiserver.settlement import Settlement
 from aiserver.work.deferred import Deferred, Telling
+from aiserver.work.links import Links
 from aiserver.work.owner import dead_among, this_process
 from aiserver.work.rooms import Rooms, Slots
 from aiserver.work.runner import JobRunner
@@ -52,7 +52,7 @@ class Stores(Protocol):
     """Opens what jobs are kept in; `close` of the database is its owner's."""
 
     @property
-    def tables(self) -> Tables: ...
+    def files(self) -> FileStore: ...
 
     def jobs(self, bounds: Bounds, announce: Announce) -> JobStore: ...
 
@@ -60,7 +60,7 @@ class Stores(Protocol):
 
 
 class Desk:
-    """`sink` takes the callbacks that go to this server itself."""
+    """`sink` takes the callbacks that go to this server itself; `links` signs addresses."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Desk:
         sink: Sink,
         redact: Callable[[str], str],
         call_ids: CallIds,
+        links: Links | None = None,
     ) -> None:
         self._clock = clock
         self._terms = terms
@@ -81,14 +82,22 @@ class Desk:
         self._call_ids = call_ids
         self._outbound = Outbound(terms.guard)
         self._addresses = ReplyAddresses(self._outbound, own=terms.own)
-        callbacks = Callbacks(self._addresses, base=next(iter(terms.own), ""))
+        self._links = links
+        base = links.base if links is not None else next(iter(terms.own), "")
+        callbacks = Callbacks(self._addresses, base=base)
         self._store = stores.jobs(terms.bounds, callbacks.of)
         self.queue = Queue(self._store)
-        self._uploads = JobUploads(self.queue, FileStore(stores.tables, terms.files, clock))
+        self._uploads = JobUploads(self.queue, stores.files)
         self._outbox = stores.outbox()
         self._secrets = secrets
         self._deliveries = Deliveries(
-            self._outbox, self._addresses, self._secrets, self._outbound, clock, sink=sink
+            self._outbox,
+            self._addresses,
+            self._secrets,
+            self._outbound,
+            clock,
+            sink=sink,
+            links=links,
         )
         self.schedule = Schedule(background, clock)
         self._worker: Worker | None = None
@@ -103,10 +112,10 @@ class Desk:
         queued = QueueHandlers(
             self.queue, self._addresses, twins, places, self._clock, uploads=self._uploads
         )
-        self.deferred = Deferred(self.queue, queued, tellings)
+        self.deferred = Deferred(self.queue, queued, tellings, links=self._links)
         rooms = (
             queued,
-            StatusHandlers(self.queue, self._clock),
+            StatusHandlers(self.queue, self._clock, links=self._links),
             AdminHandlers(self.queue, self._running, self.schedule, self._clock),
             CallbackHandlers(self._store, self._outbox, self._deliveries, self._secrets),
         )

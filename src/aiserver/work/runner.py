@@ -19,7 +19,7 @@ from aiserver.contract.errors import (
     UpstreamFailed,
     UpstreamTimedOut,
 )
-from aiserver.contract.operation import Answer, Call, EventStream, JsonBytes
+from aiserver.contract.operation import Answer, AsJob, Call, EventStream, JsonBytes
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.contract.uploads import Upload
@@ -115,6 +115,7 @@ class JobRunner:
             request_id=trace.request_id,
             trace=trace,
             members=members if operation.keeps_members else {},
+            job=AsJob(job.id, job.ref_id, attempt.report),
         )
         try:
             if job.files is not None and self._uploads is not None:

@@ -1,7 +1,5 @@
 """What the operator set for queued work."""
 
-from pathlib import Path
-
 import msgspec
 
 from aiserver import settings as s
@@ -10,7 +8,7 @@ from aiserver.kit.guard import Guard
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """`months` 0 keeps all; `own` are this server's own addresses, `files` where uploads go."""
+    """`months` 0 keeps all; `own` are this server's own addresses."""
 
     bounds: Bounds
     most_running: int
@@ -18,7 +16,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     months: int
     guard: Guard
     own: tuple[str, ...]
-    files: Path
 
 
 def terms_of(settings: s.Settings) -> Terms:
@@ -35,5 +32,4 @@ def terms_of(settings: s.Settings) -> Terms:
         months=settings[s.JOBS_MONTHS],
         guard=guard,
         own=(public,) if public else (),
-        files=settings.get(s.AI_FILES_PATH) or settings[s.APP_DATA] / "files",
     )

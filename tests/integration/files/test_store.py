@@ -10,7 +10,10 @@ import pytest
 
 from aiserver.contract.errors import NotFound, StorageUnavailable
 from aiserver.files.digests import PIECE, Digest, digest_of
-from aiserver.files.store import MOST_WRITTEN, FileStore, StoredFile
+from aiserver.files.shelf import MOST_WRITTEN
+from aiserver.files.shelf import Shelf as shelf_of
+from aiserver.files.storage import Limits, Storage
+from aiserver.files.store import FileStore, StoredFile
 from aiserver.kit.tables import Statement, Tables
 from fakes.calls import StillClock
 from fakes.uploads import FakeUpload, LongUpload
@@ -23,7 +26,9 @@ class Shelf:
 
     def __init__(self, tables: Tables, folder: Path) -> None:
         self.tables, self.folder, self.clock = tables, folder, StillClock(NOON)
-        self.files = FileStore(tables, folder, self.clock)
+        storage = Storage(artifacts=folder.with_name("artifacts"), files=folder)
+        self.shelf = shelf_of(tables, storage, Limits(), self.clock)
+        self.files = FileStore(self.shelf)
 
     async def put(
         self, content: bytes = b"pixels", name: str = "a.png", *, key_id: int = 1, ref: str = "r"
@@ -225,9 +230,10 @@ async def test_sweep_asks_after_an_hour_and_then_each_day(shelf: Shelf) -> None:
 async def test_sweep_goes_on_past_one_round(shelf: Shelf) -> None:
     for number in range(3):
         await shelf.put(str(number).encode())
+    columns = ", ".join(StoredFile.__struct_fields__[:11])
     row = "SELECT 'id-' || n, 1, 'p-' || n, '', 1, NULL, NULL, NULL, 0, 0, NULL"
     many = f"WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 700) {row} FROM c"
-    await shelf.tables.write(Statement(f"INSERT INTO files {many}"))
+    await shelf.tables.write(Statement(f"INSERT INTO files ({columns}) {many}"))
     shelf.pass_time(hours=2)
     await shelf.files.sweep(nobody)
     assert (await shelf.count(), shelf.on_disk()) == (3, [])
@@ -235,7 +241,7 @@ async def test_sweep_goes_on_past_one_round(shelf: Shelf) -> None:
 
 async def test_deletion_that_broke_off_is_ended_by_the_sweep(shelf: Shelf) -> None:
     file = await shelf.put()
-    await shelf.files._mark([file.id], None)
+    await shelf.shelf.table.mark([file.id], 1, None)
     assert shelf.on_disk() == [file.path]
     await shelf.files.sweep(everybody)
     assert shelf.on_disk() == []
