@@ -10,7 +10,6 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-GRACE_SECONDS = 5
 
 
 def main(words: list[str]) -> None:
@@ -21,7 +20,7 @@ def main(words: list[str]) -> None:
         bound(resource.RLIMIT_AS, memory)
     if os.getppid() != int(parent):
         sys.exit("the process that began this one has ended")
-    bound(resource.RLIMIT_CPU, cpu, spare=GRACE_SECONDS)
+    bound(resource.RLIMIT_CPU, cpu)
     bound(resource.RLIMIT_FSIZE, file_size)
     bound(resource.RLIMIT_NOFILE, open_files)
     bound(resource.RLIMIT_CORE, "0")
@@ -32,15 +31,13 @@ def main(words: list[str]) -> None:
     os.execv(argv[0], argv)
 
 
-def bound(which: int, value: str, *, spare: int = 0) -> None:
+def bound(which: int, value: str) -> None:
     """Lowers one bound; one that the system has already set lower stays."""
     if value == "-":
         return
     _, hard = resource.getrlimit(which)
-    soft, hardest = int(value), int(value) + spare
-    if hard != resource.RLIM_INFINITY:
-        soft, hardest = min(soft, hard), min(hardest, hard)
-    resource.setrlimit(which, (soft, hardest))
+    wanted = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+    resource.setrlimit(which, (wanted, wanted))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ LAUNCHER = str(Path(__file__).with_name("limited_child.py"))
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a child may use; None leaves the system's own bound.
 
-    `memory` is address space in bytes. A child over `cpu_seconds` gets SIGXCPU, one that writes
-    beyond `file_size` bytes SIGXFSZ. `nice` lets the server go first where both want a core.
+    `memory` is address space in bytes. A child over `cpu_seconds` is killed, one that writes
+    beyond `file_size` bytes gets SIGXFSZ. `nice` lets the server go first where both want a core.
     """
 
     memory: int | None = None

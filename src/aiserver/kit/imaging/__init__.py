@@ -1,0 +1,1 @@
+"""Pictures: read, changed and written by libvips in a few limited child processes."""
