@@ -109,6 +109,7 @@ class Dispatch:
         files: Mapping[str, Upload] | None = None,
         handler: Handler | None = None,
         base: str = "",
+        accept: str = "",
     ) -> Answer:
         """The handler's answer, its call settled once it is over. Raises only ApiError.
 
@@ -129,6 +130,7 @@ class Dispatch:
                 session=session,
                 files=assign(operation.files, files or {}) if operation.files else {},
                 base=base,
+                accept=accept,
             )
             answer = await _answer(handler or self._registry.handler(operation), request, call)
         except ApiError as error:

@@ -62,6 +62,10 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
         ("OPENAI_BASE_URL", "http://host:99999", "URL"),
         ("WORKERS", "4", "PostgreSQL"),
         ("DATABASE_URL", "mysql://host/db", "postgresql://"),
+        ("STORAGE_URL", "ftp://host/x", "s3://bucket"),
+        ("STORAGE_URL", "s3://", "s3://bucket"),
+        ("STORAGE_URL", "s3://bucket?colour=red", "only endpoint"),
+        ("STORAGE_URL", "gs://bucket?region=x", "S3 alone"),
         ("WORKERS", "0", "from 1 to"),
         ("AUTH_SECRET", "short", "24 characters"),
     ],
@@ -93,6 +97,15 @@ def test_wrong_secret_is_not_repeated_in_the_error() -> None:
     with pytest.raises(s.SettingError) as caught:
         load({"AUTH_SECRET": "canary"})
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://me:hidden@bucket/p", "s3://bucket?secret_access_key=hidden&region=x"]
+)
+def test_credentials_in_a_storage_url_are_refused(url: str) -> None:
+    with pytest.raises(s.SettingError, match="AWS_SECRET_ACCESS_KEY") as caught:
+        load({"STORAGE_URL": url})
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

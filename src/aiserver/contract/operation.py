@@ -96,7 +96,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One run of an operation: who asked, under which id, and the members as they were sent.
 
     `pairs` are, for a query, all that was sent, as text: its conditions may bear any name. `trace`
-    is what the history will say of this run. `base` is scheme and host as its caller wrote them.
+    is what the history will say of this run. `base` is scheme and host as its caller wrote them,
+    `accept` the media types that they take.
     """
 
     operation: Operation
@@ -110,6 +111,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     files: dict[str, Any] = {}
     base: str = ""
+    accept: str = ""
     job: AsJob | None = None
 
 

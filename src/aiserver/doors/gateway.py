@@ -11,13 +11,21 @@ from starlette.datastructures import Headers
 from aiserver.contract.caller import ANYONE, Caller
 from aiserver.contract.errors import (
     ApiError,
+    Forbidden,
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
     Unauthenticated,
     Unavailable,
 )
-from aiserver.contract.operation import Access, Answer, EventStream, JsonBytes, Operation
+from aiserver.contract.operation import (
+    Access,
+    Answer,
+    Content,
+    EventStream,
+    JsonBytes,
+    Operation,
+)
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.dispatch import Dispatch
@@ -67,6 +75,7 @@ class Asked(msgspec.Struct, frozen=True):
     trace: Trace | None = None
     manner: Manner | None = None
     base: str = ""
+    accept: str = ""
 
 
 class Gateway:
@@ -163,6 +172,7 @@ class Gateway:
             trace=trace,
             manner=_manner(found.operation, headers),
             base=_base(scope, headers),
+            accept=headers.get("accept", ""),
         )
         arriving = _body_of(scope["method"], receive)
         takes_files = bool(found.operation.files)
@@ -190,7 +200,7 @@ class Gateway:
         caller = self._dispatch.admit(found.operation, credentials)
         if credentials.any is None:
             if caller.known:
-                guard(method, found.operation, headers)
+                caller = _guarded(caller, method, found.operation, headers)
             guard_sign_in(found.operation, headers, named=self._cors.names(headers))
         return caller
 
@@ -232,6 +242,7 @@ class Gateway:
                 files=body.files,
                 handler=asked.manner and self._deferred.handler_of(operation, asked.manner),
                 base=asked.base,
+                accept=asked.accept,
             )
         finally:
             reply.timed(trace)
@@ -305,6 +316,20 @@ def _base(scope: Scope, headers: Headers) -> str:
     """What this caller reached the server by; empty where that cannot be an address."""
     host = headers.get("host", "")
     return f"{scope.get('scheme', 'http')}://{host}" if _HOST.fullmatch(host) else ""
+
+
+def _guarded(caller: Caller, method: str, operation: Operation, headers: Headers) -> Caller:
+    """Raises Forbidden where a session's cookie must not count; a file is then asked for by anyone.
+
+    Pages of other sites may show what everybody may see.
+    """
+    try:
+        guard(method, operation, headers)
+    except Forbidden:
+        if operation.returns is not Content:
+            raise
+        return ANYONE
+    return caller
 
 
 def _is_form(headers: Headers) -> bool:

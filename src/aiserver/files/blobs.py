@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1024 * 1024
 # The least that a part of an upload to S3 may have.
-PART = 5 * CHUNK
+_PART = 5 * CHUNK
 _LISTED = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERRNO = re.compile(r"\(os error (\d+)\)")
@@ -38,17 +38,20 @@ _log = log.get("files")
 class Blobs:
     """In an object store. Errors are StorageUnavailable; `home` is the setting that names it."""
 
-    def __init__(self, store: "ObjectStore", *, home: str, piece: int = PART) -> None:
+    # Of one read, for whoever reads a file from end to end.
+    piece = 2 * CHUNK
+    _part = _PART
+
+    def __init__(self, store: "ObjectStore", *, home: str) -> None:
         self._store = store
         self._home = home
-        self.piece = piece
 
     async def put(self, path: str, size: int, source: AsyncIterator[bytes] | Path) -> None:
         """Stored for good when it returns; a path always has the same bytes."""
         with _told("write", self._home):
             if await self._size(path) != size:
                 await obstore.put_async(
-                    self._store, path, source, chunk_size=self.piece, max_concurrency=1
+                    self._store, path, source, chunk_size=self._part, max_concurrency=1
                 )
 
     async def read(self, path: str, start: int, length: int) -> bytes:
@@ -101,12 +104,15 @@ class Blobs:
 class LocalBlobs(Blobs):
     """Under one folder, which is made when it is first needed; safe from a power cut too."""
 
+    piece = CHUNK
+    _part = CHUNK
+
     def __init__(self, folder: Path, *, home: str) -> None:
         self._folder = folder
         with _told("make", home):
             folder.mkdir(parents=True, exist_ok=True)
             store = stores.LocalStore(folder, automatic_cleanup=True)
-        super().__init__(store, home=home, piece=CHUNK)
+        super().__init__(store, home=home)
 
     async def put(self, path: str, size: int, source: AsyncIterator[bytes] | Path) -> None:
         await super().put(path, size, source)

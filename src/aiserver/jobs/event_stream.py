@@ -4,9 +4,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
+from msgspec.structs import replace
 
 from aiserver.contract.errors import StorageUnavailable
 from aiserver.jobs.job import WAITING, Job, State
+from aiserver.jobs.links import Links
 from aiserver.jobs.queue import Queue
 from aiserver.jobs.records import JobEvent
 from aiserver.jobs.shown import error_of, state_of, status_of
@@ -51,13 +53,24 @@ class Teller:
 
 
 async def events_of(
-    queue: Queue, id: int, clock: Clock, *, seconds: float = MOST_SECONDS
+    queue: Queue,
+    id: int,
+    clock: Clock,
+    *,
+    seconds: float = MOST_SECONDS,
+    links: Links | None = None,
+    base: str = "",
 ) -> AsyncGenerator[bytes]:
-    """Until the job or the time has ended. Raises StorageUnavailable."""
+    """Until the job or the time has ended. Raises StorageUnavailable.
+
+    `links` signs the addresses of results, `base` is what the caller reached the server by.
+    """
     teller, spoke = Teller(), clock.monotonic()
     try:
         async with aclosing(queue.follow(id, seconds=seconds)) as jobs:
             async for job in jobs:
+                if links is not None and job.result is not None:
+                    job = replace(job, result=await links.written(job.result, base=base))
                 events = teller.tell(job, await _position(queue, job))
                 now = clock.monotonic()
                 if not events and now - spoke >= _SILENCE_SECONDS:

@@ -146,7 +146,14 @@ class StatusHandlers:
 
     async def events(self, request: GetJobEvents, call: Call) -> EventStream:
         job = await asked_for(self._queue, call, id=request.id, ref_id=request.ref_id)
-        events = events_of(self._queue, job.id, self._clock, seconds=self._listen)
+        events = events_of(
+            self._queue,
+            job.id,
+            self._clock,
+            seconds=self._listen,
+            links=self._links,
+            base=call.base,
+        )
         return EventStream(_to_its_end(events, call), lambda: None)
 
     def _in_full(self, job: Job) -> GetOpenAiChatResponse:

@@ -238,7 +238,7 @@ class Worker:
         return accepted
 
     def _begin(self, job: Job, slot: Slot, answer: EarlyAnswer | None = None) -> None:
-        attempt = Attempt(job, slot, self._updates.append, answer)
+        attempt = Attempt(job, slot, lambda told: self._updates.append(told), answer)
         if (lost := self._running.get(job.id)) is not None:
             lost.interrupt(Stop.LOST)
         self._running[job.id] = attempt

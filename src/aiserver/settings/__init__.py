@@ -118,6 +118,9 @@ PUBLIC_ARTIFACTS = Setting(
 ARTIFACT_URL_TTL = Setting(
     "ARTIFACT_URL_TTL", seconds, "7d", "How long the signed address of a file opens it."
 )
+VARIANT_CACHE = Setting(
+    "VARIANT_CACHE", size, "1GB", "Made variants that are kept; those used longest ago go first."
+)
 ASSETS_BASE_URL = Setting(
     "ASSETS_BASE_URL", web_url, None, "What addresses of files begin with: a CDN. Else PUBLIC_URL."
 )

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 MOST_WORKERS = 256
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _STORES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
-_STORE_OPTIONS = frozenset({"endpoint", "region", "virtual_hosted_style_request"})
+_S3_OPTIONS = frozenset({"endpoint", "region", "virtual_hosted_style_request"})
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -51,10 +51,11 @@ def storage_url(value: str) -> str:
     if parts.scheme not in _STORES or not parts.netloc:
         raise ValueError("s3://bucket/prefix, gs://bucket/prefix or az://container is needed")
     named = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if parts.username is not None or not named <= _STORE_OPTIONS:
+    known = _S3_OPTIONS if parts.scheme in ("s3", "s3a") else frozenset[str]()
+    if parts.username is not None or not named <= known:
         raise ValueError(
-            f"after the ? only {', '.join(sorted(_STORE_OPTIONS))} are understood; credentials go "
-            "into variables such as AWS_SECRET_ACCESS_KEY"
+            f"only {', '.join(sorted(_S3_OPTIONS))} may come after the ?, for S3 alone; "
+            "credentials go into variables such as AWS_SECRET_ACCESS_KEY"
         )
     return value
 

@@ -417,8 +417,9 @@ async def test_sweep_deletes_files_whose_job_was_never_stored(painting: TestGate
     await put(painting, refId="r")
     await ended(painting, "r")
     tables = painting.app._data.engine.tables
-    copy = "SELECT id || 'x', key_id, 'p', sha256, size, name, content_type, {ref}, created, 0, deleted FROM files"
-    await tables.write(Statement("INSERT INTO files " + copy.format(ref="'never'")))
+    columns = "id, key_id, path, sha256, size, job_ref, created, look"
+    copy = f"INSERT INTO files ({columns}) SELECT id || 'x', key_id, 'p', sha256, size, 'never', created, 0 FROM files"
+    await tables.write(Statement(copy))
     await tables.write(Statement("UPDATE files SET look = 0"))
     await painting.app._desk._uploads.sweep()
     [[ref]] = await painting.rows("SELECT job_ref FROM files WHERE deleted IS NULL")

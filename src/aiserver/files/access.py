@@ -1,0 +1,85 @@
+"""Who may read a file: its owner, an administrator, who has a signed address, or everybody."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from aiserver.contract.caller import Caller
+from aiserver.contract.errors import Forbidden, NotFound
+from aiserver.files.artifacts import ARTIFACT, PUB, Artifact, Artifacts
+from aiserver.files.paths import absent, owner_in, stored_path
+from aiserver.files.signing import SignedUrls, Verdict
+
+
+class FileAccess:
+    """`public` opens all results, as a setting; what callers sent stays private."""
+
+    def __init__(self, artifacts: Artifacts, urls: SignedUrls, *, public: bool) -> None:
+        self._artifacts = artifacts
+        self._urls = urls
+        self._public = public
+
+    def is_public(self, file: Artifact) -> bool:
+        return file.kind == PUB or (file.kind == ARTIFACT and self._public)
+
+    async def readable(
+        self,
+        sent: str,
+        caller: Caller,
+        *,
+        expires: int | None = None,
+        signature: str | None = None,
+        kinds: Sequence[str] | None = None,
+    ) -> Artifact:
+        """The file of a path, and of a signature beside it.
+
+        Raises NotFound for no file and for one that the caller may not know of, Forbidden for a
+        signature that expired.
+        """
+        file = await self._artifacts.find(stored_path(sent))
+        if file is None or (kinds is not None and file.kind not in kinds):
+            raise absent()
+        if self.is_public(file) or owns(caller, file.key_id):
+            return file
+        verdict = await self._urls.verdict(file.path, expires, signature)
+        if verdict is Verdict.EXPIRED:
+            raise Forbidden(
+                f"This link expired at {_told(expires or 0)}. Ask for the result again with its "
+                "API key, by the status of its job or by QueryFiles, to get a new one.",
+                code="LinkExpired",
+                reason="link_expired",
+            )
+        if verdict is not Verdict.VALID:
+            raise absent()
+        return file
+
+    async def own(
+        self, sent: str, caller: Caller, *, kinds: Sequence[str] | None = None
+    ) -> Artifact:
+        """A file that the caller may change.
+
+        Raises NotFound for no file, and Forbidden for a path of another key, file or none.
+        """
+        try:
+            path = stored_path(sent)
+        except NotFound:
+            raise Forbidden("Invalid Path") from None
+        owner = owner_in(path)
+        if owner is None:
+            raise absent()
+        if not owns(caller, owner):
+            raise Forbidden("Invalid API Key for File")
+        file = await self._artifacts.find(path)
+        if file is None or not owns(caller, file.key_id):
+            raise absent()
+        if kinds is not None and file.kind not in kinds:
+            raise absent()
+        return file
+
+
+def owns(caller: Caller, key_id: int) -> bool:
+    """Whether files of this key are the caller's to read, list and delete."""
+    return caller.is_admin or (caller.known and caller.key_id == key_id)
+
+
+def _told(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
