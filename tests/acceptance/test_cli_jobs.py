@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from acceptance.running import RunningServer
@@ -303,9 +304,10 @@ def shown_calls(page: str) -> list[str]:
     return re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def run_shown(code: str, server: RunningServer, key: str) -> str:
+def run_shown(code: str, server: RunningServer, key: str, folder: Path) -> str:
     return subprocess.run(
         ["sh", "-e", "-c", code.replace("http://localhost:5006", server.base_url)],
+        cwd=folder,
         env={**os.environ, "AI_SERVER_KEY": key},
         capture_output=True,
         text=True,
@@ -326,7 +328,8 @@ def test_shown_calls_are_queued_and_answered(
         provider = {"name": "fake", "aiTypeId": "Custom", "apiBaseUrl": fake.base_url}
         post(server, "/api/CreateAiProvider", {**provider, "models": models})
         key = post(server, "/api/AdminCreateApiKey", {"name": "x"})["result"]
-        said = "".join(run_shown(code, server, key) for code in shown_calls(page))
+        Image.new("RGB", (80, 40)).save(data_folder / "cat.jpg")
+        said = "".join(run_shown(code, server, key, data_folder) for code in shown_calls(page))
         shell = Shell(data_folder)
         assert shell("jobs", "follow", "greeting-1").startswith("Completed after")
         assert "echo: Hello!" in shell("jobs", "show", "greeting-1", "--content")
