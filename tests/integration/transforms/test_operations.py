@@ -97,11 +97,6 @@ async def running_transform(server: TestGateway, ref_id: str) -> None:
     raise AssertionError(said)
 
 
-def long_video(clips: Clips) -> Part:
-    """Takes longer to turn into webm than a test may take."""
-    return part(clips.moving("long.mp4", size="640x360", seconds=20.0))
-
-
 def scratch(server: TestGateway) -> list[Path]:
     return [path for path in (server.data / "scratch").glob("*/*") if path.is_dir()]
 
@@ -197,8 +192,10 @@ async def test_caller_who_hangs_up_does_not_stop_the_job(server: TestGateway) ->
 
 async def test_progress_is_told_while_ffmpeg_runs(server: TestGateway, clips: Clips) -> None:
     await post(
-        server, "QueueConvertVideo", video=part(clips.slow()), outputFormat="webm", refId="r"
+        server, "QueueConvertVideo", video=part(clips.long()), outputFormat="webm", refId="r"
     )
+    await running_transform(server, "r")
+    await server.call("POST", "/api/CancelJob", {"refId": "r"})
     told = [event for event in await events(server, "r") if event["jobState"] == "Started"]
     done = [event["progress"] for event in told if event.get("progress")]
     assert done == sorted(done)
@@ -207,7 +204,9 @@ async def test_progress_is_told_while_ffmpeg_runs(server: TestGateway, clips: Cl
 
 
 async def test_cancelled_transform_leaves_nothing(server: TestGateway, clips: Clips) -> None:
-    await post(server, "QueueConvertVideo", video=long_video(clips), outputFormat="webm", refId="r")
+    await post(
+        server, "QueueConvertVideo", video=part(clips.long()), outputFormat="webm", refId="r"
+    )
     await running_transform(server, "r")
     assert len(scratch(server)) == 1
     reply = await server.call("POST", "/api/CancelJob", {"refId": "r"})

@@ -197,7 +197,7 @@ async def test_transform_that_takes_too_long_is_ended(
 ) -> None:
     limits = msgspec.structs.replace(LIMITS, seconds=0.2)
     with pytest.raises(TransformFailed, match=r"longer than 0\.2 seconds"):
-        await transformed(TO_WEBM, clips.slow(), limits=limits)
+        await transformed(TO_WEBM, clips.long(), limits=limits)
     assert await gone(target)
     assert list(target.iterdir()) == []
 
@@ -224,14 +224,14 @@ async def test_processor_time_is_bounded(
 ) -> None:
     limits = msgspec.structs.replace(LIMITS, cpu_seconds=1)
     with pytest.raises(TransformFailed, match="more than 1 seconds of processor time"):
-        await transformed(TO_WEBM, clips.slow(), limits=limits)
+        await transformed(TO_WEBM, clips.long(), limits=limits)
     assert list(target.iterdir()) == []
 
 
 async def test_memory_is_bounded(clips: Clips, transformed: Transforming, target: Path) -> None:
     limits = msgspec.structs.replace(LIMITS, memory=300 << 20)
     with pytest.raises((TransformFailed, MediaRefused)):
-        await transformed(TO_WEBM, clips.slow(), limits=limits)
+        await transformed(TO_WEBM, clips.long(), limits=limits)
     assert list(target.iterdir()) == []
 
 
@@ -258,7 +258,7 @@ async def test_cancelled_transform_ends_its_process(
 ) -> None:
     began = asyncio.Event()
     running_one = asyncio.ensure_future(
-        transformed(TO_WEBM, clips.slow(), report=lambda _: began.set())
+        transformed(TO_WEBM, clips.long(), report=lambda _: began.set())
     )
     async with asyncio.timeout(20):
         await began.wait()
@@ -286,7 +286,7 @@ asyncio.run(transform(
 
 async def test_ffmpeg_ends_with_a_server_that_was_killed(clips: Clips, target: Path) -> None:
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ORPHAN, str(clips.slow()), str(target)), stdout=subprocess.PIPE
+        *(sys.executable, "-c", ORPHAN, str(clips.long()), str(target)), stdout=subprocess.PIPE
     )
     assert server.stdout is not None
     await server.stdout.readline()
