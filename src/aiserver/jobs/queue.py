@@ -31,6 +31,10 @@ class Bell(Protocol):
     def called_back(self) -> None: ...
 
 
+# From a future to who waits in a task for `asyncio.wait` of it.
+_TURNS_TO_WAKE = 3
+
+
 class EarlyAnswer:
     """What a job that began as it was stored came to, before that is on disk too."""
 
@@ -42,6 +46,11 @@ class EarlyAnswer:
         """None: what became of it is for the store to say."""
         if not self._job.done():
             self._job.set_result(job)
+
+    async def taken(self) -> None:
+        """Lets who waits for it go on first: a write would take the interpreter from them."""
+        for _ in range(_TURNS_TO_WAKE):
+            await asyncio.sleep(0)
 
     async def wait(self, seconds: float) -> Job | None:
         await asyncio.wait({self._job}, timeout=seconds)

@@ -254,7 +254,7 @@ class Worker:
             outcome = await self._outcome(attempt)
             attempt.slot.release()
             if outcome is not None:
-                self._answer(attempt, outcome)
+                await self._answer(attempt, outcome)
                 await self._record(attempt.fence, outcome)
         finally:
             attempt.slot.release()
@@ -285,14 +285,18 @@ class Worker:
         finally:
             attempt.working = False
 
-    def _answer(self, attempt: Attempt, outcome: Outcome) -> None:
+    async def _answer(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.answer is None:
             return
         job = replace(attempt.job, ended=self._now(), worker=attempt.worker)
         if isinstance(outcome, Completed):
-            attempt.answer.give(replace(job, state=State.COMPLETED, result=outcome.result))
+            job = replace(job, state=State.COMPLETED, result=outcome.result)
         elif isinstance(outcome, Failed):
-            attempt.answer.give(with_error(replace(job, state=State.FAILED), outcome.error))
+            job = with_error(replace(job, state=State.FAILED), outcome.error)
+        else:
+            return
+        attempt.answer.give(job)
+        await attempt.answer.taken()
 
     async def _record(self, fence: Fence, outcome: Outcome) -> None:
         """Keeps trying while the store is away: what was done must not be done again."""
