@@ -144,4 +144,14 @@ def _invalid(field: msgspec.structs.FieldInfo, problem: str) -> FieldError:
         code = _CODES[bound[1]]
     else:
         code = "RequestBindingException"
-    return FieldError(code, where, f"'{_title(name)}' is not valid: {wrong[0].lower()}{wrong[1:]}.")
+    known = "" if place else _members(field.type)
+    problem = f"{wrong[0].lower()}{wrong[1:]}{known}"
+    return FieldError(code, where, f"'{_title(name)}' is not valid: {problem}.")
+
+
+def _members(declared: Any) -> str:
+    """What may be said instead, where that is a list."""
+    info = plain_type(inspect.type_info(declared))
+    if not isinstance(info, inspect.EnumType):
+        return ""
+    return f"; known are {', '.join(str(member.value) for member in info.cls)}"

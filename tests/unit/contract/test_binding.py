@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Annotated, Any
 
 import msgspec
@@ -21,6 +22,11 @@ class Part(Wire, kw_only=True):
     parts: list["Part"] | None = None
 
 
+class Finish(Enum):
+    MATT = "matt"
+    GLOSS = "gloss"
+
+
 class Sample(Wire, kw_only=True):
     long_name: Annotated[str, Meta(min_length=1)]
     max_tokens: int | None = msgspec.field(default=None, name="max_tokens")
@@ -33,6 +39,7 @@ class Sample(Wire, kw_only=True):
     parts: list[Part] | None = None
     by_name: dict[str, Part] | None = None
     meta: dict[str, Any] | None = None
+    finish: Finish | None = None
     either: str | dict[str, Any] | None = None
 
 
@@ -158,6 +165,11 @@ def test_text_converts_to_declared_types() -> None:
 
 def test_text_that_looks_like_json_stays_text() -> None:
     assert bind({}, ("longName", "[a,b]")).long_name == "[a,b]"
+
+
+def test_unknown_member_of_a_list_is_told_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest, match="enum value 'silk'; known are matt, gloss"):
+        bind({"longName": "x", "finish": "silk"})
 
 
 def test_every_wrong_field_gets_its_own_error() -> None:
