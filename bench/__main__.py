@@ -10,14 +10,16 @@ from bench import binding, crosstalk, history, memory
 from bench.comparisons import COMPARISONS, Setting, compare
 from bench.jobs import contest, report
 from bench.machines import compiled, install
+from bench.media import peers as media_peers
+from bench.media import report as media
 from bench.peers import PEERS
 
 # Answers that cross between callers make every other figure worthless, so that comes first.
-NAMES = ("crosstalk", *COMPARISONS, "memory", "history", "binding", "jobs")
+NAMES = ("crosstalk", *COMPARISONS, "memory", "history", "binding", "jobs", "media")
 _ALONE = {"binding": binding.report, "history": history.report}
-# These run no gateway under a load, and need none of the tools.
-_BARE = {*_ALONE, "jobs"}
-_ALL_PEERS = (*PEERS, *contest.PEERS)
+# These need none of the C programs.
+_BARE = {*_ALONE, "jobs", "media"}
+_ALL_PEERS = (*PEERS, *contest.PEERS, *media_peers.PEERS)
 _LANES = {"auto": ["auto"], "off": ["off"], "both": ["auto", "off"]}
 
 
@@ -54,6 +56,10 @@ def run(name: str, given: argparse.Namespace, folder: Path) -> Any:
         scale = report.Scale(given.archived, given.queued, given.idle)
         peers = [peer for peer in given.peers if peer in contest.PEERS]
         return report.run(contest.Setting(given.rounds, given.seconds, peers), scale, folder)
+    if name == "media":
+        peers = [peer for peer in given.peers if peer in media_peers.PEERS]
+        clip, large = given.clip, given.large
+        return media.run(media.Setting(given.rounds, given.seconds, peers, clip, large), folder)
     peers = [peer for peer in given.peers if peer in PEERS]
     setting = Setting(given.rounds, given.seconds, peers, lanes)
     return compare(name, setting, folder)
@@ -70,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--archived", type=int, default=1_000_000, help="jobs in the archive")
     parser.add_argument("--queued", type=int, default=200_000, help="jobs in the long queue")
     parser.add_argument("--idle", type=float, default=30, help="seconds of rest to be measured")
+    parser.add_argument("--clip", type=int, default=30, help="seconds of the video to work on")
+    parser.add_argument("--large", type=int, default=10**9, help="bytes of the large file")
     parser.add_argument("--quick", action="store_true", help="a minute's smoke run beside nginx")
     parser.add_argument("--json", type=Path, metavar="FILE", help="puts the figures there too")
     return parser

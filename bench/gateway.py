@@ -14,7 +14,7 @@ from bench.machines import GATEWAY_CORE, Server, free_port, start, wait_for
 from bench.peers import echo_upstream
 
 NAME = "ai-server"
-_SECRET = "benchmark-secret-0123456789"
+SECRET = "benchmark-secret-0123456789"
 # More than the most streams that a benchmark holds open.
 _SLOTS = 2048
 
@@ -25,7 +25,7 @@ def gateway(folder: Path, upstream: int, *, lane: str = "auto") -> Server:
     port, log = free_port(), folder / f"{NAME}-{lane}.log"
     command: list[str | Path] = [Path(sys.executable).with_name("ai-server"), "serve"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--data", tempfile.mkdtemp(dir=folder)]
-    environment = {"AUTH_SECRET": _SECRET, "LOCAL_MODELS": "false", "HOT_LANE": lane}
+    environment = {"AUTH_SECRET": SECRET, "LOCAL_MODELS": "false", "HOT_LANE": lane}
     process = start(command, core=GATEWAY_CORE, log=log, environment=environment)
     server = wait_for(Server(name, process, port), "/health/ready", log)
     try:
@@ -39,9 +39,9 @@ def _configured(server: Server, upstream: int) -> str:
     """The key that may chat, once there is a provider to chat with."""
     provider = {"name": "bench", "aiTypeId": "Custom", "models": [{"model": "bench-model"}]}
     provider["apiBaseUrl"] = f"http://127.0.0.1:{upstream}"
-    _admin(server, "CreateAiProvider", {**provider, "concurrency": _SLOTS})
+    admin(server, "CreateAiProvider", {**provider, "concurrency": _SLOTS})
     limits = {"restrictTo": ["OpenAiChatCompletion"], "models": ["bench-model"]}
-    return _admin(server, "AdminCreateApiKey", {"name": "bench", **limits})["result"]
+    return admin(server, "AdminCreateApiKey", {"name": "bench", **limits})["result"]
 
 
 @contextmanager
@@ -55,8 +55,9 @@ def alone(folder: Path, *, lane: str) -> Generator[Server]:
         yield server
 
 
-def _admin(server: Server, operation: str, body: Any) -> Any:
-    headers = {"Authorization": f"Bearer {_SECRET}", "Content-Type": "application/json"}
+def admin(server: Server, operation: str, body: Any) -> Any:
+    """The answer to an administrator's call."""
+    headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
     url = f"{server.url}/api/{operation}"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=10) as answer:

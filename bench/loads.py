@@ -41,8 +41,23 @@ def plain(server: Server, folder: Path, seconds: float) -> Sample:
     script = folder / "chat.lua"
     script.write_text(_SCRIPT.format(key=server.key, body=_BODY))
     connections = 8 if server.slow else 32
-    command = [*_PINNED, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "20s"]
-    command += ["--latency", "-s", str(script), f"{server.url}/v1/chat/completions"]
+    return saturated(server, "/v1/chat/completions", script, seconds, connections=connections)
+
+
+def saturated(
+    server: Server, path: str, script: Path, seconds: float, *, connections: int
+) -> Sample:
+    """As many requests as go through, made by a script of wrk; CPU of each."""
+    command = [
+        *_PINNED,
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "20s",
+    ]
+    command += ["--latency", "-s", str(script), f"{server.url}{path}"]
     before = server.spent()
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     spent = server.spent() - before

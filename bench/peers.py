@@ -17,6 +17,7 @@ _PACKAGES = {
     "litellm": ["litellm[proxy]", "opentelemetry-sdk", "opentelemetry-exporter-otlp"],
     "pgqueuer": ["pgqueuer", "asyncpg", "uvloop"],
     "procrastinate": ["procrastinate", "psycopg[binary,pool]", "uvloop"],
+    "thumbor": ["thumbor"],
 }
 _MANY = "100000000"
 

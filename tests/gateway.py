@@ -11,6 +11,7 @@ from typing import Any
 
 from uvicorn.server import ServerState
 
+import object_stores
 import postgres
 from aiserver import settings as s
 from aiserver.app import App
@@ -20,12 +21,15 @@ from aiserver.doors.server import HttpProtocol
 from aiserver.engines import SqliteEngine
 from aiserver.kit.clock import SystemClock
 from aiserver.kit.db import Database
+from aiserver.kit.ids import random_hex
 from aiserver.kit.upstream import Target, UpstreamPool, UpstreamResponse
 from aiserver.rooms import open_rooms
 from aiserver.work.rooms import QueuedRoom
 
 # With TEST_DATABASE=postgres every gateway stands on a database there, a restarted one on its own.
 _URLS: dict[Path, str] = {}
+# The same of TEST_STORAGE=moto or seaweed, for results and files.
+_STORES: dict[Path, str] = {}
 SECRET = "test-secret-0123456789-0123456789"
 
 
@@ -178,6 +182,12 @@ async def running_with(
         if data not in _URLS:
             _URLS[data] = postgres.server().fresh_database()
         defaults |= {"DATABASE_URL": _URLS[data], "ENCRYPTION_KEY": "0" * 64}
+    store = os.environ.get("TEST_STORAGE")
+    if store and "STORAGE_URL" not in environment:
+        os.environ.update(object_stores.credentials())
+        if data not in _STORES:
+            _STORES[data] = object_stores.named(store).url(random_hex(8))
+        defaults["STORAGE_URL"] = _STORES[data]
     settings = s.load(environment=defaults | environment)
     clock = SystemClock()
     redact = redactor_for(settings)

@@ -14,10 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import obstore
+import pytest
 from obstore.store import S3Store
 
 KEY = "testing"
 SECRET = "testing-secret"
+# Of tests whose fixtures take `storage`: those that a quick run tries on an object store too.
+on_moto = pytest.mark.parametrize(
+    "storage", ["folder", "moto", pytest.param("seaweed", marks=pytest.mark.long)], indirect=True
+)
 _SECONDS = 60
 # The signal at a parent's death comes when the thread ends that began the child.
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="object-stores")
@@ -110,6 +115,10 @@ def seaweed() -> ObjectStore:
     opened = ObjectStore(command, ports[options.index("-s3.port")], folder)
     opened.until_ready(create=False)
     return opened
+
+
+def named(name: str) -> ObjectStore:
+    return {"moto": moto, "seaweed": seaweed}[name]()
 
 
 def credentials() -> dict[str, str]:

@@ -37,7 +37,9 @@ from aiserver.doors.server import Config
 from aiserver.doors.serving import Lifecycle, Server
 from aiserver.doors.web import Web
 from aiserver.files import operations as file_operations
+from aiserver.files.access import publishes_of
 from aiserver.files.handlers import base_of, file_room, urls_of
+from aiserver.files.upload_urls import UploadUrls
 from aiserver.history import operations as history_operations
 from aiserver.history.handlers import HistoryHandlers
 from aiserver.history.store import History
@@ -47,7 +49,7 @@ from aiserver.jobs import operations as job_operations
 from aiserver.jobs import status_operations as job_status_operations
 from aiserver.jobs.handlers import CallbackSink
 from aiserver.keys import operations as key_operations
-from aiserver.keys.access import Credentials, KeyRing
+from aiserver.keys.access import Credentials
 from aiserver.keys.authentication import SignIn
 from aiserver.keys.handlers import KeyHandlers
 from aiserver.keys.ledger import Ledger
@@ -128,14 +130,8 @@ class App:
         self._background = Background()
         self.lifecycle = Lifecycle()
         self.redact = redact
-        given = settings.get(s.AUTH_SECRET)
-        self._ring = KeyRing(
-            data.keys,
-            data.secret,
-            data.sessions,
-            clock,
-            auth_secret=given.reveal() if given else None,
-        )
+        self._ring = data.ring
+        self._publishes = publishes_of(settings, self._ring.publishes)
         self._catalogue = Catalogue(settings[s.APP_DATA] / "overrides")
         self._pool = ProviderPool(data.providers, self._catalogue.qualified)
         self._changes = Changes(data.engine.tables, self._ring, self._pool, self._providers_changed)
@@ -179,13 +175,14 @@ class App:
             sink=self._sink.deliver,
             redact=redact,
             call_ids=CallIds(data.process, 1),
-            links=Links(self.urls, base=base_of(settings), public=settings[s.PUBLIC_ARTIFACTS]),
+            links=Links(self.urls, self._publishes, base=base_of(settings)),
         )
         registry = self._operations = self._registry(clock)
         self.telemetry = Telemetry(
             version=__version__,
             operations=[operation.name for operation in registry],
             outcomes=("ok", "cancelled", *(kind.value for kind in FailureKind)),
+            process=data.worker if settings[s.WORKERS] > 1 else None,
         )
         self.telemetry.watch(readings_of(self._pool, self._connections, self.history))
         self.settlement = settlement = Settlement(
@@ -319,6 +316,9 @@ class App:
             redact=self.redact,
         )
 
+    def _may_act(self, key_id: int) -> bool:
+        return self._ring.caller_of(key_id) is not None
+
     def _registry(self, clock: Clock) -> Registry:
         requests = [request for room in _OPERATIONS for request in declared_in(room)]
         requests += [request for room in self._rooms for request in room.handlers()]
@@ -338,7 +338,13 @@ class App:
             SignIn(self._ring, self._data.sessions, SignInLimit(clock)),
             self._sink,
             ChatStatusHandlers(self._desk.queue),
-            file_room(self._settings, self._data.artifacts, self.urls),
+            file_room(
+                self._settings,
+                self._data.artifacts,
+                self.urls,
+                self._publishes,
+                UploadUrls(self._data.engine.tables, clock, self._may_act),
+            ),
             ProviderHandlers(
                 self._data.providers,
                 self._pool,

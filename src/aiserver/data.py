@@ -12,6 +12,7 @@ from aiserver.files.storage import limits_of, storage_of
 from aiserver.files.store import FileStore
 from aiserver.jobs.callback_secrets import CallbackSecrets
 from aiserver.jobs.store import Announce, Bounds, JobStore, Outbox
+from aiserver.keys.access import KeyRing
 from aiserver.keys.sessions import Sessions
 from aiserver.keys.store import AdminSecret, KeyStore
 from aiserver.kit.clock import Clock
@@ -28,13 +29,14 @@ class Data:
     """What lives in APP_DATA, opened and migrated; the command line works on the same.
 
     `key_file` is None where ENCRYPTION_KEY is given. No other process of the installation that runs
-    has the number `process`.
+    has the number `process`. `ring` is empty until it is told to read the keys.
     """
 
     engine: Engine
     keys: KeyStore
     secret: AdminSecret
     sessions: Sessions
+    ring: KeyRing
     providers: ProviderStore
     weights: WeightStore
     callback_secrets: CallbackSecrets
@@ -91,12 +93,17 @@ async def open_data(
         raise StorageError(f"Cannot use the data folder {folder}: {error}.") from error
     engine = await open_engine(settings, folder, clock, lean=lean)
     tables = engine.tables
+    keys = KeyStore(tables, clock)
+    secret = AdminSecret(tables, clock)
+    sessions = Sessions(tables, clock)
+    admin = settings.get(s.AUTH_SECRET)
     shelf = Shelf(tables, storage_of(settings), limits_of(settings), clock)
     return Data(
         engine=engine,
-        keys=KeyStore(tables, clock),
-        secret=AdminSecret(tables, clock),
-        sessions=Sessions(tables, clock),
+        keys=keys,
+        secret=secret,
+        sessions=sessions,
+        ring=KeyRing(keys, secret, sessions, clock, auth_secret=admin.reveal() if admin else None),
         providers=ProviderStore(tables, cipher, clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
         callback_secrets=CallbackSecrets(tables, cipher, clock, _by_its_form),

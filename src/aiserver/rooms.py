@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 from aiserver import settings as s
 from aiserver.data import Data, data_folder
-from aiserver.files.access import FileAccess
+from aiserver.files.access import FileAccess, publishes_of
 from aiserver.files.handlers import urls_of
 from aiserver.files.variant_cache import VariantCache
 from aiserver.files.variants import Variants, presets_in
 from aiserver.kit.clock import SystemClock
-from aiserver.kit.imaging.pool import ImagingPool
+from aiserver.kit.imaging.pool import MOST_CHILDREN, ImagingPool
 from aiserver.transforms.handlers import Transforms
 from aiserver.transforms.scratch import Scratch
 from aiserver.transforms.slots import CoreSlots
@@ -22,7 +22,7 @@ from aiserver.work.rooms import QueuedRoom
 @asynccontextmanager
 async def open_rooms(settings: s.Settings, data: Data) -> AsyncGenerator[Sequence[QueuedRoom]]:
     """Raises StorageError where the data folder cannot be used."""
-    imaging = ImagingPool()
+    imaging = ImagingPool(children=min(MOST_CHILDREN, _cores()))
     with Scratch.opened(data_folder(settings) / "scratch") as scratch:
         variants = _variants(settings, data, imaging, scratch)
         await imaging.start()
@@ -44,7 +44,7 @@ def _variants(settings: s.Settings, data: Data, imaging: ImagingPool, scratch: S
     data.shelf.watch(cache.forget)
     return Variants(
         artifacts=data.artifacts,
-        access=FileAccess(data.artifacts, urls, public=settings[s.PUBLIC_ARTIFACTS]),
+        access=FileAccess(data.artifacts, urls, publishes_of(settings, data.ring.publishes)),
         imaging=imaging,
         cache=cache,
         scratch=scratch,

@@ -1,4 +1,4 @@
-"""What tests of the command line share: a data folder of their own, an upstream beside them."""
+"""What acceptance tests share: a data folder of their own, an upstream beside them, a storage."""
 
 import asyncio
 import threading
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import object_stores
+from aiserver.kit.ids import random_hex
 from aiserver.settings import SETTINGS
 from fakes.upstream import FakeUpstream
 
@@ -35,3 +37,13 @@ def fake() -> Generator[FakeUpstream]:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+@pytest.fixture(params=["folder", pytest.param("seaweed", marks=pytest.mark.long)])
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Settings of a place for files; a quick run tries moto where a test is marked `on_moto`."""
+    if request.param == "folder":
+        return {}
+    for name, value in object_stores.credentials().items():
+        monkeypatch.setenv(name, value)
+    return {"STORAGE_URL": object_stores.named(request.param).url(random_hex(8))}

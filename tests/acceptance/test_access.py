@@ -19,6 +19,7 @@ OPEN_OPERATIONS = {
     "Hello",
     "MetadataNav",
     "PopulateChatSummary",
+    "SendSignedUpload",
 }
 KEY_OPERATIONS = {
     "CancelJob",
@@ -26,6 +27,8 @@ KEY_OPERATIONS = {
     "ConvertAudio",
     "ConvertImage",
     "ConvertVideo",
+    "CreateMediaTransform",
+    "CreateUploadUrl",
     "CropImage",
     "CropVideo",
     "DeleteFile",

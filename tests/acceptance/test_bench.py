@@ -1,4 +1,4 @@
-"""The benchmark in small: its cross-talk check sees a wrong answer, its jobs come to figures."""
+"""The benchmark in small: wrong answers are seen, jobs and media come to figures."""
 
 import asyncio
 import json
@@ -56,6 +56,24 @@ def test_every_figure_of_the_jobs_is_printed(tmp_path: Path) -> None:
     # Without pgqueuer nothing is compared with it; all other limits are judged.
     assert len(found["limits"]) == 13
     assert all(limit["what"] in run.stdout for limit in found["limits"])
+
+
+def test_every_figure_of_the_media_is_printed(tmp_path: Path) -> None:
+    shown = tmp_path / "figures.json"
+    scale = ["--rounds", "1", "--seconds", "1", "--clip", "2", "--large", "30000000"]
+    command = [sys.executable, "-m", "bench", "--only", "media", "--peers", "none", *scale]
+    run = subprocess.run(
+        [*command, "--json", str(shown)], cwd=ROOT, timeout=240, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(shown.read_text())["media"]
+    assert all(figures["rate"] > 0 for figures in found["new"]["medians"].values())
+    judged = [*found["new"]["limits"], *found["again"]["limits"], *found["large"], found["once"]]
+    judged += found["operations"]["limits"]
+    # Without thumbor and ipx nothing is compared with them; all other limits are judged.
+    assert len(judged) == 12
+    assert all(limit["what"] in run.stdout for limit in judged)
+    assert found["once"]["value"] == 1
 
 
 async def test_answer_of_another_request_is_counted(load: Path) -> None:

@@ -55,6 +55,14 @@ def test_key_members_are_kept(shell: Shell) -> None:
     assert row["expiryDate"] == "2030-01-31T00:00:00Z"
 
 
+def test_key_that_publishes_its_results_is_seen_in_the_list(shell: Shell) -> None:
+    shell("keys", "create", "app", "--feature", "PublicArtifacts")
+    assert shell.json("keys", "list")[0]["features"] == ["PublicArtifacts"]
+    shell("keys", "edit", "app", "--clear", "features")
+    assert shell.json("keys", "list")[0]["features"] == []
+    assert "features, restrict-to" in shell("keys", "edit", "app", "--clear", "name", code=1)
+
+
 def test_key_is_found_by_id_name_or_end(shell: Shell) -> None:
     text = shell.json("keys", "create", "app")["key"]
     for word in ("1", "app", text[-3:], text):

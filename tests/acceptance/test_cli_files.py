@@ -79,6 +79,14 @@ def test_deleted_file_is_gone_with_its_bytes(shell: Shell) -> None:
     assert shell.json("delete", saved.path, code=1)["missing"] == [saved.path]
 
 
+def test_links_are_signed_anew(shell: Shell) -> None:
+    assert "go on until they expire, or until this was done 2 times more" in shell("rotate-signing")
+    assert [shell.json("rotate-signing")["earlierSecrets"] for _ in range(3)] == [1, 2, 2]
+    assert "open nothing any more" in shell("rotate-signing", "--revoke")
+    assert shell.json("rotate-signing", "--revoke") == {"rotated": True, "earlierSecrets": 0}
+    assert "--revoke" in shell("rotate-signing", "--help")
+
+
 def test_checkup_names_damaged_files(shell: Shell) -> None:
     good, changed, gone = (shell.save(name.encode(), name) for name in ("a", "b", "c"))
     assert "3 files checked" in shell("verify")

@@ -1,6 +1,7 @@
 """Every way to a file against every kind of caller: a key's files are its own."""
 
 import re
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,13 +12,14 @@ from aiserver.contract.operation import Operation
 from aiserver.files.signing import SignedUrls
 from aiserver.kit.clock import SystemClock
 from gateway import SECRET, Reply, TestGateway, running
+from object_stores import on_moto
 from stored import PNG, kept, key_with_id, upload
 
 WRONG = "ak-ffffffffffffffffffffffffffffffff"
 # What a caller can do to a file that is not its own; another operation must be added here.
 CHANGING = {"DeleteFile", "DeleteFiles", "DeleteFileUpload", "MigrateArtifact", "ReplaceFileUpload"}
 READING = {"GetArtifact", "GetFileUpload", "GetVariant"}
-OTHERS = {"QueryFiles", "StoreFileUpload"}
+OTHERS = {"CreateUploadUrl", "QueryFiles", "SendSignedUpload", "StoreFileUpload"}
 NOBODY: dict[str, int | None] = {"none": 404, "other": 404, "tampered": 404, "of another file": 404}
 EVERYBODY = dict.fromkeys(NOBODY, 200)
 ALWAYS = {"wrong": 401, "own": 200, "admin": 200, "scope admin": 200, "session": 200, "signed": 200}
@@ -74,6 +76,14 @@ async def of_a_key(gateway: TestGateway) -> Files:
 
 
 @pytest.fixture
+async def gateway(
+    tmp_path: Path, migrated: bytes, storage: dict[str, str]
+) -> AsyncGenerator[TestGateway]:
+    async with running(tmp_path / "data", migrated, **storage) as opened:
+        yield opened
+
+
+@pytest.fixture
 async def files(gateway: TestGateway) -> Files:
     return await of_a_key(gateway)
 
@@ -111,9 +121,10 @@ async def ask(files: Files, who: str, at: str, path: str, method: str = "GET") -
 
 async def test_every_operation_with_a_path_is_walked(gateway: TestGateway) -> None:
     known = CHANGING | READING | OTHERS
-    assert file_operations(gateway).keys() - {"CreateMediaTransform"} <= known
+    assert file_operations(gateway).keys() <= known
 
 
+@on_moto
 @pytest.mark.parametrize("kind", ["artifact", "upload", "pub", "secure"])
 async def test_only_who_may_reads_a_file(files: Files, kind: str) -> None:
     path = files.paths[kind]
@@ -153,6 +164,7 @@ async def test_expired_link_says_how_to_get_a_new_one(files: Files) -> None:
     assert re.match(r"This link expired at \d{4}-.* to get a new one\.", reply.problem()["message"])
 
 
+@on_moto
 @pytest.mark.parametrize("who", ["none", "wrong", "other", "signed"])
 async def test_stranger_changes_nothing(files: Files, who: str) -> None:
     gateway = files.gateway
@@ -216,6 +228,7 @@ async def test_stranger_cannot_upload_into_the_folder(files: Files) -> None:
     assert await files.untouched()
 
 
+@on_moto
 async def test_page_of_another_site_sees_what_everybody_sees(files: Files) -> None:
     signed_in = await files.gateway.call(
         "POST", "/api/Authenticate", {"provider": "credentials", "password": files.key}, key=None
@@ -242,8 +255,11 @@ async def test_key_that_was_taken_away_reads_nothing(files: Files) -> None:
     assert (await files.gateway.call("GET", path, key=files.key)).status == 401
 
 
-async def test_public_artifacts_open_results_alone(tmp_path: Path, migrated: bytes) -> None:
-    async with running(tmp_path / "data", migrated, PUBLIC_ARTIFACTS="true") as gateway:
+async def test_public_artifacts_open_results_alone(
+    tmp_path: Path, migrated: bytes, storage: dict[str, str]
+) -> None:
+    settings = {"PUBLIC_ARTIFACTS": "true", **storage}
+    async with running(tmp_path / "data", migrated, **settings) as gateway:
         files = await of_a_key(gateway)
         found = {
             kind: (await gateway.call("GET", f"/artifacts/{quote(path)}", key=None)).status
@@ -252,12 +268,15 @@ async def test_public_artifacts_open_results_alone(tmp_path: Path, migrated: byt
     assert found == {"artifact": 200, "upload": 404, "pub": 200, "secure": 404}
 
 
-async def test_signed_address_survives_a_restart(tmp_path: Path, migrated: bytes) -> None:
-    async with running(tmp_path / "data", migrated) as gateway:
+@on_moto
+async def test_signed_address_survives_a_restart(
+    tmp_path: Path, migrated: bytes, storage: dict[str, str]
+) -> None:
+    async with running(tmp_path / "data", migrated, **storage) as gateway:
         files = await of_a_key(gateway)
         url = await gateway.app.urls.signed(files.paths["secure"])
         assert (await gateway.call("GET", url, key=None)).body == PNG
-    async with running(tmp_path / "data", migrated) as gateway:
+    async with running(tmp_path / "data", migrated, **storage) as gateway:
         assert (await gateway.call("GET", url, key=None)).body == PNG
         await gateway.app.urls.rotate()
         assert (await gateway.call("GET", url, key=None)).body == PNG

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aiserver.contract.caller import ADMINISTRATOR
+from aiserver.jobs.status_handlers import StatusHandlers
 from aiserver.kit.db import Connection
 from fakes.upstream import Exchange, FakeUpstream, answer_normally, status
 from gateway import SECRET, TestGateway, running
@@ -23,6 +24,7 @@ KEY = "ak-0123456789abcdef0123456789abcdef"
 RAW_SHARE = 0.05
 _CONNECTIONS, _ROUND, _SAID = 16, 2000, 20_000
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+_ANSWER, _WAIT = 20.0, 1.0
 _FAILED = (b"HTTP/1.1 500", b"The server failed")
 
 
@@ -38,6 +40,10 @@ class Line:
         kept = self._streams is not None
         try:
             return await self._ask(sent)
+        except TimeoutError:
+            # The late answer would be taken for that of the next request.
+            self.close()
+            raise
         except (ConnectionError, asyncio.IncompleteReadError):
             self.close()
             # It may have been closed as idle before it took this request.
@@ -53,7 +59,7 @@ class Line:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         writer.write(sent)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(_ANSWER):
             head = await reader.readuntil(b"\r\n\r\n")
             folded = head.lower()
             body = b""
@@ -169,6 +175,10 @@ async def tried(
     say: Callable[[str], None] = lambda _: None,
 ) -> Trial:
     monkeypatch.setattr("aiserver.keys.signin.MOST_FAILURES", 10**9)
+    # Who waits for a queued job is otherwise answered after two minutes.
+    defaults = StatusHandlers.__init__.__kwdefaults__ or {}
+    for name in ("wait", "listen"):
+        monkeypatch.setitem(defaults, name, _WAIT)
     async with FakeUpstream() as upstream, running(data, migrated, PROVIDER_WAIT="1s") as gateway:
         trial = Trial(gateway, upstream, seed, say)
         await trial.run(count)

@@ -18,6 +18,7 @@ from clients.python_dtos import BackgroundJobState
 from clips import FAST_H264, Clips, seen
 from fakes.receiver import Receiver
 from gateway import TestGateway, running
+from object_stores import on_moto
 from pictures import RED, WHITE, close, corners, quarters
 
 PATIENCE = 60.0
@@ -50,8 +51,11 @@ def logo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def server(tmp_path: Path, migrated: bytes) -> AsyncGenerator[TestGateway]:
-    async with running(tmp_path / "data", migrated, OUTBOUND_ALLOW="127.0.0.1") as gateway:
+async def server(
+    tmp_path: Path, migrated: bytes, storage: dict[str, str]
+) -> AsyncGenerator[TestGateway]:
+    allowed = {"OUTBOUND_ALLOW": "127.0.0.1"}
+    async with running(tmp_path / "data", migrated, **allowed, **storage) as gateway:
         yield gateway
 
 
@@ -151,6 +155,7 @@ async def test_sound_is_converted_and_lasts_as_long(
         assert seen(result).kinds == ("audio",)
 
 
+@on_moto
 @pytest.mark.parametrize("into", ["png", "jpg"])
 async def test_picture_is_converted(
     server: TestGateway, picture: Path, tmp_path: Path, into: str
@@ -189,6 +194,7 @@ async def test_picture_is_scaled_by_one_side(
         assert found.size == (200, 150)
 
 
+@on_moto
 async def test_watermark_lies_where_it_should(
     server: TestGateway, picture: Path, logo: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +235,7 @@ async def test_window_that_sticks_out_of_a_video_is_moved_inside(
         assert seen(result).sizes == ((500, 300),)
 
 
+@on_moto
 async def test_video_is_trimmed(server: TestGateway, clips: Clips, tmp_path: Path) -> None:
     long = clips.moving("long.mp4", *FAST_H264, "-c:a", "aac", size="160x90", seconds=8.0)
     times: dict[str, Any] = {"start_time": "00:01", "end_time": "00:06"}
@@ -274,6 +281,7 @@ async def test_what_cannot_be_is_refused_before_a_job_is_stored(
     assert await server.rows("SELECT count(*) FROM jobs") == [(0,)]
 
 
+@on_moto
 async def test_callback_of_a_queued_video_carries_its_ref_id(
     server: TestGateway, clips: Clips
 ) -> None:

@@ -260,6 +260,75 @@ class QueueConvertAudio(IReturn[QueueMediaTransformResponse], IPost):
     tag: Optional[str] = None
 
 
+class MediaTransformTaskType(str, Enum):
+    IMAGE_SCALE = "ImageScale"
+    VIDEO_SCALE = "VideoScale"
+    IMAGE_CONVERT = "ImageConvert"
+    AUDIO_CONVERT = "AudioConvert"
+    VIDEO_CONVERT = "VideoConvert"
+    IMAGE_CROP = "ImageCrop"
+    VIDEO_CROP = "VideoCrop"
+    VIDEO_CUT = "VideoCut"
+    AUDIO_CUT = "AudioCut"
+    WATERMARK_IMAGE = "WatermarkImage"
+    WATERMARK_VIDEO = "WatermarkVideo"
+
+
+class MediaOutputFormat(str, Enum):
+    MP4 = "mp4"
+    AVI = "avi"
+    MKV = "mkv"
+    MOV = "mov"
+    WEB_M = "webm"
+    GIF = "gif"
+    MP3 = "mp3"
+    WAV = "wav"
+    FLAC = "flac"
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class MediaTransformArgs:
+    task_type: Optional[MediaTransformTaskType] = None
+    video_file_name: Optional[str] = None
+    audio_file_name: Optional[str] = None
+    image_file_name: Optional[str] = None
+    watermark_file_name: Optional[str] = None
+    output_format: Optional[MediaOutputFormat] = None
+    image_output_format: Optional[ImageOutputFormat] = None
+    scale_width: Optional[int] = None
+    scale_height: Optional[int] = None
+    crop_x: Optional[int] = None
+    crop_y: Optional[int] = None
+    crop_width: Optional[int] = None
+    crop_height: Optional[int] = None
+    cut_start: Optional[float] = None
+    cut_end: Optional[float] = None
+    watermark_position: Optional[str] = None
+    watermark_scale: Optional[str] = None
+    audio_codec: Optional[str] = None
+    video_codec: Optional[str] = None
+    audio_bitrate: Optional[str] = None
+    audio_sample_rate: Optional[int] = None
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class CreateTransformResponse:
+    id: int = 0
+    ref_id: Optional[str] = None
+
+
+@dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
+@dataclass
+class CreateMediaTransform(IReturn[CreateTransformResponse], IPost):
+    request: Optional[MediaTransformArgs] = None
+    provider: Optional[str] = None
+    state: Optional[str] = None
+    reply_to: Optional[str] = None
+    ref_id: Optional[str] = None
+
+
 @dataclass_json(letter_case=LetterCase.CAMEL, undefined=Undefined.EXCLUDE)
 @dataclass
 class HasDummyReplyTo(IReturnVoid, IPost):

@@ -31,7 +31,18 @@ def lint_imports(package: Path) -> subprocess.CompletedProcess[str]:
         ("settlement.py", "from aiserver import dispatch", "Every import goes down"),
         ("settlement.py", "import sqlite3", "libraries live in the kit"),
         ("dispatch.py", "from aiserver.chat import handlers", "never a feature"),
+        ("work/twins.py", "from aiserver.transforms import images", "never a feature"),
         ("chat/handlers.py", "import starlette.requests", "HTTP servers live in the doors"),
+        ("rooms.py", "import starlette.requests", "HTTP servers live in the doors"),
+        ("engines.py", "import sqlite3", "libraries live in the kit"),
+        ("changes.py", "from aiserver import data", "Every import goes down"),
+        ("readings.py", "import rich", "Terminal libraries live in the command line"),
+        ("kit/clock.py", "import pyvips", "Libraries for pictures live in kit/imaging"),
+        (
+            "kit/imaging/pool.py",
+            "from aiserver.kit.imaging import writing",
+            "Pictures are decoded in limited children",
+        ),
         ("newroom.py", "", "Every import goes down"),
     ],
 )

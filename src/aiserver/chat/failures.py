@@ -13,6 +13,8 @@ from aiserver.kit.upstream import (
 from aiserver.providers.health import FailureKind
 
 MOST_DETAIL = 2000
+# What a secret may be written with; what ends one is what the masks take for its end.
+_OF_A_WORD = "".join(map(chr, range(0x21, 0x7F))).translate(dict.fromkeys(map(ord, "\"',;&}")))
 # The caller's own mistakes: they come back with the status that the upstream gave.
 _CALLERS = frozenset({400, 409, 413, 415, 422})
 _CREDENTIALS = frozenset({401, 402, 403})
@@ -39,7 +41,7 @@ class Failure(Exception):
         super().__init__(error.message)
         self.kind = kind
         self.error = error
-        self.detail = (detail or error.message)[:MOST_DETAIL]
+        self.detail = shortened(detail or error.message)
         self.status = status
         self.retry_after = retry_after
         self.parameter = parameter
@@ -63,6 +65,14 @@ class ErrorAnswer:
         self.param = param
         self.status = status
         self.retry_after = retry_after
+
+
+def shortened(text: str) -> str:
+    """At most MOST_DETAIL characters, up to the end of a word: half a secret is not masked as one,
+    and masks come where the text goes out.
+    """
+    cut, rest = text[:MOST_DETAIL], text[MOST_DETAIL:]
+    return cut.rstrip(_OF_A_WORD) if rest and rest[0] in _OF_A_WORD else cut
 
 
 def unreachable(error: UpstreamError, provider: str) -> Failure:
@@ -122,11 +132,11 @@ def in_stream(provider: str, answer: ErrorAnswer, *, lost: bool) -> Failure:
 
 def _meaning(provider: str, status: int, answer: ErrorAnswer) -> tuple[FailureKind, ApiError]:
     if status in _CALLERS:
-        text = answer.message[:MOST_DETAIL] or f"Provider {provider} refused the request."
+        text = shortened(answer.message) or f"Provider {provider} refused the request."
         rejected = UpstreamRejected(text, status=status, reason=answer.code, param=answer.param)
         return FailureKind.REQUEST, rejected
     if status == 404:
-        text = answer.message[:MOST_DETAIL] or f"Provider {provider} does not know this model."
+        text = shortened(answer.message) or f"Provider {provider} does not know this model."
         rejected = UpstreamRejected(text, status=404, reason=answer.code, param=answer.param)
         return FailureKind.MODEL_MISSING, rejected
     if status == 429:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
@@ -26,6 +26,7 @@ from aiserver.contract.scalars import read_datetime
 from aiserver.contract.trace import Usage
 from aiserver.history.store import MOST_KEPT
 from aiserver.kit.clock import Clock
+from aiserver.kit.times import iso
 
 # The path of Ollama's own clients, which typed ones of some languages call too.
 SHARED_PATH = "/api/generate"
@@ -35,6 +36,7 @@ _ONLY_OLLAMA = ("suffix", "template", "raw", "context", "logprobs")
 _OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "stop")
 _PENALTIES = ("presence_penalty", "frequency_penalty")
 _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+_OWN = "ollama"
 _MOST_INT32 = 2**31 - 1
 # What base64 of each kind of image begins with.
 _IMAGES = {"iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp"}
@@ -68,7 +70,9 @@ class GenerationHandlers:
             members: Members = msgspec.json.decode(answered.body)
         else:
             members = form.generated(answered.body, answered.usage)
-        if not speaks_as_ollama(trace.path, call.members):
+        if call.job is not None:
+            members = form.kept(members)
+        elif not speaks_as_ollama(trace.path, call.members):
             members = form.in_contract(members)
         body = msgspec.json.encode(members)
         if self._keep_prompts:
@@ -109,6 +113,21 @@ def speaks_as_ollama(path: str, members: Members) -> bool:
     `stream`, and typed clients leave out what was not set.
     """
     return path == SHARED_PATH and members.get("stream") is not None
+
+
+def told(kept: bytes, *, as_ollama: bool) -> bytes:
+    """What a job kept, as a direct call is answered: to Ollama's clients or as the contract has it.
+
+    One that was kept without Ollama's own members has their times in seconds.
+    """
+    members: Members = msgspec.json.decode(kept)
+    own = members.pop(_OWN, {})
+    if as_ollama:
+        members.pop("prompt_tokens", None)
+        if isinstance(created := members.get("created_at"), int):
+            members["created_at"] = iso(datetime.fromtimestamp(created, UTC))
+        members |= own
+    return msgspec.json.encode(members)
 
 
 def native_members(members: Members) -> Members:
@@ -246,6 +265,14 @@ class GenerationForm:
         if "prompt_eval_count" in given:
             given["prompt_tokens"] = given["prompt_eval_count"]
         return given
+
+    def kept(self, members: Members) -> Members:
+        """For a job, whose readers are of both kinds: beside the contract's members those of
+        Ollama that it has no room for.
+        """
+        given = self.in_contract(members)
+        own = {name: value for name, value in members.items() if given.get(name) != value}
+        return {**given, _OWN: own}
 
     def _line(self, model: str, said: Members) -> Members:
         moment = self._clock.now().isoformat().replace("+00:00", "Z")

@@ -1,25 +1,33 @@
-"""Tells a whole answer as the stream that its caller asked for."""
+"""Tells an answer that a job kept in the form that its caller asked for."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
-
+from aiserver.chat.generation import speaks_as_ollama, told
 from aiserver.chat.ollama_operations import OllamaGeneration
 from aiserver.chat.operations import OpenAiChatCompletion
 from aiserver.chat.streaming import as_events
 from aiserver.contract.operation import StreamForm
-from aiserver.kit.times import iso
 
 Members = dict[str, Any]
 
 
-def tellings() -> dict[str, tuple[StreamForm, Callable[[Members, bytes], list[bytes]]]]:
-    """By operation: the form, and the pieces of an answer to a call with these members."""
+class Telling(NamedTuple):
+    """`pieces` of a stream of this form, or the `whole` answer, to a call with these members.
+
+    A whole answer goes by the call's path too.
+    """
+
+    form: StreamForm
+    pieces: Callable[[Members, bytes], list[bytes]]
+    whole: Callable[[str, Members, bytes], bytes]
+
+
+def tellings() -> dict[str, Telling]:
+    """By operation."""
     return {
-        OpenAiChatCompletion.__name__: (StreamForm.SSE, _chat),
-        OllamaGeneration.__name__: (StreamForm.NDJSON, _generation),
+        OpenAiChatCompletion.__name__: Telling(StreamForm.SSE, _chat, _as_kept),
+        OllamaGeneration.__name__: Telling(StreamForm.NDJSON, _generation, _whole_generation),
     }
 
 
@@ -29,8 +37,12 @@ def _chat(asked: Members, answer: bytes) -> list[bytes]:
 
 
 def _generation(_: Members, answer: bytes) -> list[bytes]:
-    members: Members = msgspec.json.decode(answer)
-    # A job keeps its answer in the form of the contract, where this is a number.
-    if isinstance(created := members.get("created_at"), int):
-        members["created_at"] = iso(datetime.fromtimestamp(created, UTC))
-    return [msgspec.json.encode(members) + b"\n"]
+    return [told(answer, as_ollama=True) + b"\n"]
+
+
+def _as_kept(_: str, __: Members, answer: bytes) -> bytes:
+    return answer
+
+
+def _whole_generation(path: str, asked: Members, answer: bytes) -> bytes:
+    return told(answer, as_ollama=speaks_as_ollama(path, asked))

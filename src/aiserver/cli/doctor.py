@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from aiserver import settings as s
-from aiserver.cli import postgres_check
+from aiserver.cli import postgres_check, storage_check
 from aiserver.cli.checks import CHECKS, FAILED, OF_SQLITE, WARNING, Check, Finding, Installation
 from aiserver.cli.console import say, show, table
 from aiserver.cli.installation import opened
@@ -76,6 +76,7 @@ async def examine(
     ]
     if shared:
         asked.append(("database", partial(postgres_check.database, at)))
+    asked.append(_of_storage(at))
     asked += providers.all()
     done = 0
     with Console(stderr=True).status("Checking ...") as status:
@@ -91,6 +92,12 @@ async def examine(
             return list(await asyncio.gather(*(one(name, ask) for name, ask in asked)))
         finally:
             await providers.close()
+
+
+def _of_storage(at: Installation) -> Asked:
+    if at.settings.get(s.STORAGE_URL) is not None:
+        return storage_check.NAME, partial(storage_check.store, at)
+    return storage_check.NAME, partial(_apart, storage_check.folders, at)
 
 
 async def _guarded(name: str, ask: Callable[[], Awaitable[Finding]], seconds: float) -> Finding:

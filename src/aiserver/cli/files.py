@@ -1,4 +1,4 @@
-"""ai-server files: list, delete and check what is kept, beside a running server or without one."""
+"""ai-server files: what is kept and the links to it, beside a running server or without one."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -16,10 +16,12 @@ from aiserver.contract.errors import StorageUnavailable
 from aiserver.data import Data
 from aiserver.files.artifacts import KINDS, Artifact
 from aiserver.files.checkup import MISSING, checked
+from aiserver.files.signing import MOST_SECRETS, SignedUrls
 from aiserver.files.table import AT_ONCE
+from aiserver.kit.clock import SystemClock
 
 T = TypeVar("T")
-commands = typer.Typer(help="Kept files: list, delete, check.", no_args_is_help=True)
+commands = typer.Typer(help="Kept files: list, delete, check; links to them.", no_args_is_help=True)
 _COLUMNS = {
     "path": "Path",
     "kind": "Kind",
@@ -136,6 +138,35 @@ def verify(
         _tell(count, problems, forget=forget)
     if problems:
         raise typer.Exit(1)
+
+
+@commands.command("rotate-signing")
+def rotate_signing(
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="Closes every link from before: a secret leaked.")
+    ] = False,
+    data: DataFlag = None,
+    config: FileFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Signs links to files with a new secret, beside a server too; earlier links go on."""
+
+    async def rotated(opened: Data) -> int:
+        urls = SignedUrls(opened.engine.tables, SystemClock(), ttl=0)
+        return await urls.rotate(keep=0 if revoke else MOST_SECRETS - 1)
+
+    earlier = _with_files(data, config, rotated)
+    if as_json:
+        show({"rotated": True, "earlierSecrets": earlier})
+        return
+    say("Links are signed with a new secret from now on.")
+    if revoke:
+        note("Links from before open nothing any more; ask for results again to get new ones.")
+    else:
+        note(
+            "Links from before go on until they expire, or until this was done "
+            f"{MOST_SECRETS - 1} times more. --revoke closes them at once."
+        )
 
 
 def _tell(count: int, problems: Sequence[dict[str, Any]], *, forget: bool) -> None:

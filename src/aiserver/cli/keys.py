@@ -11,7 +11,7 @@ from aiserver.cli.options import DataFlag, FileFlag, JsonFlag
 from aiserver.cli.session import with_data
 from aiserver.data import Data
 from aiserver.keys.handlers import partial
-from aiserver.keys.store import ApiKey, new_key
+from aiserver.keys.store import PUBLIC_ARTIFACTS, ApiKey, new_key
 from aiserver.settings import seconds
 
 commands = typer.Typer(help="API keys and the administrator's secret.", no_args_is_help=True)
@@ -21,6 +21,10 @@ ScopesFlag = Annotated[list[str] | None, typer.Option("--scope", help="Scope; Ad
 RestrictFlag = Annotated[
     list[str] | None, typer.Option("--restrict-to", help="Operation that the key may call.")
 ]
+FeaturesFlag = Annotated[
+    list[str] | None,
+    typer.Option("--feature", help=f"Feature; {PUBLIC_ARTIFACTS} lets anybody read its results."),
+]
 ModelsFlag = Annotated[
     list[str] | None, typer.Option("--model", help="Model that the key may ask for.")
 ]
@@ -28,12 +32,14 @@ ExpiresFlag = Annotated[
     str | None, typer.Option("--expires", help="A date such as 2027-01-31, or a time: 30d.")
 ]
 NotesFlag = Annotated[str | None, typer.Option("--notes", help="Free text.")]
+_CLEARABLE = "scopes, features, restrict-to, models, expires, notes"
 
 
 @commands.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     scope: ScopesFlag = None,
+    feature: FeaturesFlag = None,
     restrict_to: RestrictFlag = None,
     model: ModelsFlag = None,
     expires: ExpiresFlag = None,
@@ -47,6 +53,7 @@ def create(
         members = {
             "name": name,
             "scopes": scope,
+            "features": feature,
             "restrict_to": restrict_to,
             "models": model,
             "expires": _moment(expires),
@@ -82,6 +89,8 @@ def list_keys(data: DataFlag = None, config: FileFlag = None, as_json: JsonFlag 
         "expiryDate": "Expires",
         "lastUsedDate": "Last used",
     }
+    if any(row["features"] for row in rows):
+        columns["features"] = "Features"
     table(rows, columns, empty="No keys yet. Create one: ai-server keys create my-app")
 
 
@@ -90,13 +99,14 @@ def edit(
     key: KeyArgument,
     name: Annotated[str | None, typer.Option("--name", help="New name.")] = None,
     scope: ScopesFlag = None,
+    feature: FeaturesFlag = None,
     restrict_to: RestrictFlag = None,
     model: ModelsFlag = None,
     expires: ExpiresFlag = None,
     notes: NotesFlag = None,
     clear: Annotated[
         list[str] | None,
-        typer.Option(help="Empties: scopes, restrict-to, models, expires or notes."),
+        typer.Option(help=f"Empties one of {_CLEARABLE}."),
     ] = None,
     data: DataFlag = None,
     config: FileFlag = None,
@@ -107,6 +117,7 @@ def edit(
         members = {
             "name": name,
             "scopes": scope,
+            "features": feature,
             "restrict_to": restrict_to,
             "models": model,
             "expires": _moment(expires),
@@ -240,10 +251,9 @@ async def _find(opened: Data, sought: str) -> ApiKey:
 
 
 def _clearable(member: str) -> str:
-    name = member.replace("-", "_")
-    if name not in ("scopes", "restrict_to", "models", "expires", "notes"):
-        raise CommandError(f"--clear {member}: use scopes, restrict-to, models, expires or notes.")
-    return name
+    if member.replace("_", "-") not in _CLEARABLE.split(", "):
+        raise CommandError(f"--clear {member}: use {_CLEARABLE}.")
+    return member.replace("-", "_")
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -44,6 +44,7 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
     how far it is. `nested`: the call lies whole in the member `request`, of this type. `renamed`
     gives members of the original that the twin has under another name, `without` those that mean
     nothing to a job; both by wire name. `waited`: a direct call is a job too, and waits for it.
+    `only`: the operation queues itself, has no twin, and its request takes a twin's Wishes too.
     """
 
     into: type[msgspec.Struct]
@@ -53,6 +54,7 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
     renamed: dict[str, str] = {}
     without: tuple[str, ...] = ()
     waited: bool = False
+    only: bool = False
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     beyond_contract: bool = False
     queued: Queued | None = None
     twin_of: "Operation | None" = None
+
+    @property
+    def queues(self) -> "Operation | None":
+        """Whose work a call leaves to a job: that of its original, or its own."""
+        return self if self.queued is not None and self.queued.only else self.twin_of
 
 
 class Report(Protocol):

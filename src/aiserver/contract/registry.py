@@ -94,11 +94,14 @@ class Registry:
 
     def _check_twins(self) -> None:
         """A job can be asked after, and the operation that does its work is there."""
-        for original in [each.twin_of for each in self if each.twin_of is not None]:
+        for each in self:
+            original = each.queues
+            if original is None:
+                continue
             status = original.queued.status if original.queued is not None else ""
             for name in (original.name, status):
                 if name not in self._by_name:
-                    raise RegistryError(f"Queue{original.name} needs {name!r}, which is missing.")
+                    raise RegistryError(f"{each.name} needs {name!r}, which is missing.")
 
     def _add_route(self, path: str, verbs: tuple[str, ...], operation: Operation) -> None:
         if "{" not in path:

@@ -31,7 +31,7 @@ when the job may begin.
 """
 
 
-class Wishes(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Wishes(Wire, kw_only=True):
     """What a caller asks of the queue beside the call itself; every twin takes all of it."""
 
     ref_id: _Label | None = None
@@ -58,7 +58,8 @@ def twin_of(request: Request) -> Request | None:
 
     Raises TypeError for a declaration that does not fit its members.
     """
-    return _made(request) if operation_of(request).queued is not None else None
+    queued = operation_of(request).queued
+    return _made(request) if queued is not None and not queued.only else None
 
 
 def twins_of(requests: Iterable[Request]) -> list[Request]:
@@ -67,8 +68,8 @@ def twins_of(requests: Iterable[Request]) -> list[Request]:
 
 
 def split(request: msgspec.Struct, members: Members) -> Split:
-    """The two halves of a twin's request. `members` are as sent, and stay as they are."""
-    original = operation_of(type(request)).twin_of
+    """The two halves of what is queued. `members` are as sent, and stay as they are."""
+    original = operation_of(type(request)).queues
     if original is None or original.queued is None:
         raise TypeError(f"{type(request).__name__} queues no operation")
     wishes = _wishes(request)

@@ -48,6 +48,9 @@ class FileField(msgspec.Struct, frozen=True):
 
 # For an operation that takes whatever files a form has, under whatever names.
 ANY_FILES = (FileField("*"),)
+# For one whose body is a file itself, read by the handler as it arrives.
+BODY = "body"
+WHOLE_BODY = (FileField(BODY),)
 REPEATED = "\0"
 
 

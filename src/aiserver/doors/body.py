@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from typing import Any, cast
@@ -20,7 +20,8 @@ from aiserver.contract.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from aiserver.contract.uploads import REPEATED
+from aiserver.contract.uploads import BODY, REPEATED, Upload
+from aiserver.doors.arriving import ArrivingFile
 from aiserver.kit import log
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,7 +51,7 @@ class Body(msgspec.Struct):
     members: dict[str, Any] = {}
     batch: list[dict[str, Any]] | None = None
     pairs: list[tuple[str, str]] = []
-    files: dict[str, UploadFile] = {}
+    files: dict[str, Upload] = {}
 
 
 class BodyReader:
@@ -99,6 +100,28 @@ class BodyReader:
             if self.held > self._sizes.buffered:
                 raise Unavailable("The server holds as many bodies as it can.", retry_after=2)
             yield chunk
+
+    @asynccontextmanager
+    async def read_file(self, headers: Headers, receive: Receive) -> AsyncGenerator[Body]:
+        """The body as one file, to be read within the block; nothing has arrived before.
+
+        Raises BodyTooLarge, UnsupportedMedia; reading it raises BodyTooLarge, MalformedBody.
+        """
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia()
+        if kind == "multipart/form-data":
+            raise UnsupportedMedia("Send the bytes of the file alone as the body, not a form.")
+        bound = (self._sizes.upload, "MAX_UPLOAD")
+        _refuse_announced(headers, *bound)
+        announced = headers.get("content-length", "")
+        async with aclosing(_whole(receive, *bound)) as chunks:
+            file = ArrivingFile(
+                chunks,
+                content_type=kind or None,
+                size=int(announced) if announced.isdigit() else None,
+            )
+            yield Body(files={BODY: file})
 
     @asynccontextmanager
     async def _multipart(
@@ -203,6 +226,14 @@ async def _bounded(receive: Receive, limit: int, setting: str) -> AsyncGenerator
         if total > limit:
             raise _too_large(limit, setting)
         yield chunk
+
+
+async def _whole(receive: Receive, limit: int, setting: str) -> AsyncGenerator[bytes]:
+    try:
+        async for chunk in _bounded(receive, limit, setting):
+            yield chunk
+    except ClientGone:
+        raise MalformedBody("The body broke off before its end; nothing was kept of it.") from None
 
 
 def _refuse_announced(headers: Headers, limit: int, setting: str) -> None:

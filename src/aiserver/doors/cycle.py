@@ -30,13 +30,13 @@ class Cycle(RequestResponseCycle):
         for name, value in (*self.default_headers, *headers):
             if b"\n" in value or b"\r" in value:
                 raise RuntimeError(f"the header {name!r} holds a line break")
-            lowered = name.lower()
-            if lowered == b"content-length":
+            written = canonical(name)
+            if written == b"Content-Length":
                 sized = True
-            elif lowered == b"connection" and value.lower() == b"close":
+            elif written == b"Connection" and value.lower() == b"close":
                 self.keep_alive = False
                 continue
-            lines.append(b"%b: %b\r\n" % (canonical(name), value))
+            lines += (written, b": ", value, b"\r\n")
         self.chunked_encoding = not sized and self.scope["http_version"] == "1.1"
         if self.chunked_encoding:
             lines.append(b"Transfer-Encoding: chunked\r\n")

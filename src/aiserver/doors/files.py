@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote
@@ -13,12 +14,14 @@ from starlette.datastructures import Headers
 from aiserver.contract.errors import ApiError, StorageUnavailable
 from aiserver.doors.body import ClientGone, Receive
 from aiserver.doors.replies import Pairs, Send, unless_gone
-from aiserver.files.download import Download
+from aiserver.files.download import ELSEWHERE_SECONDS, Download
 from aiserver.kit import log
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})", re.IGNORECASE)
 _YEAR = 31_536_000
 _SLICE = 128 * 1024
+# Files whose headers are kept ready.
+_REMEMBERED = 1024
 # What a browser may show by itself; whatever else could hold a script or call for one.
 _SHOWN = re.compile(
     r"image/(png|jpeg|gif|webp|avif|bmp|tiff|x-icon)|(audio|video)/[a-z0-9.+-]+|text/plain"
@@ -29,6 +32,8 @@ _SAFETY: Pairs = [
     (b"Content-Security-Policy", b"sandbox"),
 ]
 _log = log.get("doors")
+
+Fixed = tuple[tuple[bytes, bytes], ...]
 
 
 class Part(NamedTuple):
@@ -45,9 +50,16 @@ async def send_file(
 
     Raises ApiError as long as nothing is sent.
     """
-    about = [*headers, *_about(file)]
+    about = [
+        *headers,
+        *_about(file.sha256, file.modified, file.public, file.lasting, file.vary),
+    ]
     if _has_it(file, asked):
         await _head(send, HTTPStatus.NOT_MODIFIED, about)
+        return
+    elsewhere = await _elsewhere(file) if method == "GET" else None
+    if elsewhere is not None:
+        await _head(send, HTTPStatus.TEMPORARY_REDIRECT, [*headers, *_to(elsewhere, file)])
         return
     try:
         part = _wanted(file, asked) if method == "GET" else None
@@ -57,7 +69,8 @@ async def send_file(
         await _head(send, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, about)
         return
     start, end = part or Part(0, file.size)
-    about += [*_what(file), (b"Content-Length", b"%d" % (end - start))]
+    what = _what(file.content_type, file.name, file.attachment)
+    about += [*what, (b"Content-Length", b"%d" % (end - start))]
     if part is not None:
         about.append((b"Content-Range", b"bytes %d-%d/%d" % (start, end - 1, file.size)))
     status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
@@ -101,34 +114,58 @@ async def _sent(send: Send, piece: bytes) -> None:
         await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-def _about(file: Download) -> Pairs:
-    """What is the same of an answer with bytes and without."""
-    kept = f"max-age={_YEAR}, immutable" if file.lasting else "no-cache"
-    whose = "public" if file.public else "private"
+async def _elsewhere(file: Download) -> str | None:
+    """An address that does no harm without the headers that this server sends with a file."""
+    harmless = file.content_type.startswith(("image/", "audio/", "video/"))
+    if file.elsewhere is None or file.attachment or not (harmless and _is_shown(file.content_type)):
+        return None
+    return await file.elsewhere()
+
+
+def _to(address: str, file: Download) -> Pairs:
+    """Kept by nobody else, nor for longer than the address is good."""
+    kept = f"private, max-age={ELSEWHERE_SECONDS // 2}" if file.lasting else "no-store"
     return [
-        (b"ETag", _tag(file).encode()),
-        (b"Last-Modified", _modified(file).encode()),
+        (b"Location", address.encode("ascii", "replace")),
+        (b"Cache-Control", kept.encode()),
+        (b"Content-Length", b"0"),
+    ]
+
+
+@lru_cache(_REMEMBERED)
+def _about(sha256: str, modified: int, public: bool, lasting: bool, vary: str | None) -> Fixed:
+    """What is the same of an answer with bytes and without."""
+    kept = f"max-age={_YEAR}, immutable" if lasting else "no-cache"
+    whose = "public" if public else "private"
+    return (
+        (b"ETag", _tag(sha256).encode()),
+        (b"Last-Modified", _date(modified).encode()),
         (b"Cache-Control", f"{whose}, {kept}".encode()),
         (b"Accept-Ranges", b"bytes"),
-        *([(b"Vary", file.vary.encode())] if file.vary else []),
+        *([(b"Vary", vary.encode())] if vary else []),
         *_SAFETY,
-    ]
+    )
 
 
-def _what(file: Download) -> Pairs:
-    shown = _SHOWN.fullmatch(file.content_type) is not None
-    kind = f"{file.content_type}; charset=utf-8" if file.content_type == "text/plain" else None
-    return [
-        (b"Content-Type", (kind or file.content_type).encode("latin-1", "replace")),
-        (b"Content-Disposition", _disposition(file, inline=shown and not file.attachment)),
-    ]
+@lru_cache(_REMEMBERED)
+def _what(content_type: str, name: str, attachment: bool) -> Fixed:
+    kind = f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type
+    inline = _is_shown(content_type) and not attachment
+    return (
+        (b"Content-Type", kind.encode("latin-1", "replace")),
+        (b"Content-Disposition", _disposition(name, inline=inline)),
+    )
 
 
-def _disposition(file: Download, *, inline: bool) -> bytes:
-    plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in file.name)
+def _is_shown(content_type: str) -> bool:
+    return _SHOWN.fullmatch(content_type) is not None
+
+
+def _disposition(name: str, *, inline: bool) -> bytes:
+    plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
     named = f'{"inline" if inline else "attachment"}; filename="{plain}"'
-    if plain != file.name:
-        named += f"; filename*=UTF-8''{quote(file.name, safe='', errors='replace')}"
+    if plain != name:
+        named += f"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
     return named.encode("ascii")
 
 
@@ -137,7 +174,7 @@ def _has_it(file: Download, asked: Headers) -> bool:
     known = asked.get("if-none-match")
     if known is not None:
         tags = {tag.strip().removeprefix("W/") for tag in known.split(",")}
-        return "*" in tags or _tag(file) in tags
+        return "*" in tags or _tag(file.sha256) in tags
     since = _moment(asked.get("if-modified-since"))
     return since is not None and file.modified // 1000 <= since
 
@@ -167,15 +204,15 @@ def _same(file: Download, condition: str | None) -> bool:
     """Whether If-Range lets a part be sent: it names this very file, or nothing."""
     if condition is None:
         return True
-    return condition.strip() in (_tag(file), _modified(file))
+    return condition.strip() in (_tag(file.sha256), _date(file.modified))
 
 
-def _tag(file: Download) -> str:
-    return f'"{file.sha256}"'
+def _tag(sha256: str) -> str:
+    return f'"{sha256}"'
 
 
-def _modified(file: Download) -> str:
-    return formatdate(file.modified // 1000, usegmt=True)
+def _date(modified: int) -> str:
+    return formatdate(modified // 1000, usegmt=True)
 
 
 def _moment(text: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -28,12 +29,14 @@ from aiserver.contract.operation import (
 )
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
+from aiserver.contract.uploads import WHOLE_BODY
 from aiserver.dispatch import Dispatch
 from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
 from aiserver.doors.cookies import guard, guard_sign_in, session_of
 from aiserver.doors.cors import Cors
 from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.files import send_file
+from aiserver.doors.headers import RequestHeaders
 from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
 from aiserver.doors.routes import Found, find
@@ -48,6 +51,7 @@ Scope = MutableMapping[str, Any]
 Page = Callable[[Scope, Send, Pairs], Awaitable[None]]
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_ABOUT_BODIES = ("content-type", "content-length", "content-encoding")
 # Typed clients post to these paths as well as OpenAI's own.
 _SHARED = frozenset({"/v1/chat/completions", "/chat/completions"})
 _GENERATE = "/api/generate"
@@ -105,7 +109,7 @@ class Gateway:
         self._redact = redact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
+        headers = RequestHeaders(scope)
         begun: Trace | None = scope.get("trace")
         identity = begun.request_id if begun else request_id(headers.get("x-request-id"))
         reply = Reply(send, receive, [(b"X-Request-Id", identity.encode())])
@@ -175,8 +179,7 @@ class Gateway:
             accept=headers.get("accept", ""),
         )
         arriving = _body_of(scope["method"], receive)
-        takes_files = bool(found.operation.files)
-        async with self._reader.read(headers, arriving, files=takes_files) as body:
+        async with self._reading(found.operation, headers, arriving) as body:
             if late:
                 credentials = self._secret_in(body.pairs, reply) or credentials
                 caller = self._admit(found, credentials, scope["method"], headers)
@@ -193,6 +196,15 @@ class Gateway:
         dialect = dialect_of(scope["path"])
         await reply.answer(answer, lambda error: dialect(error, self._redact))
         return None
+
+    def _reading(
+        self, operation: Operation, headers: Headers, arriving: Receive
+    ) -> AbstractAsyncContextManager[Body]:
+        if arriving is _nothing and not any(map(headers.get, _ABOUT_BODIES)):
+            return nullcontext(Body())
+        if operation.files == WHOLE_BODY:
+            return self._reader.read_file(headers, arriving)
+        return self._reader.read(headers, arriving, files=bool(operation.files))
 
     def _admit(
         self, found: Found, credentials: Credentials, method: str, headers: Headers
@@ -363,8 +375,8 @@ def _refuse_writing(method: str) -> None:
 
 def _body_of(method: str, receive: Receive) -> Receive:
     """The body's messages; for verbs that carry their values in the query, none."""
+    return _nothing if method in _WITHOUT_BODY else receive
 
-    async def nothing() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
 
-    return nothing if method in _WITHOUT_BODY else receive
+async def _nothing() -> MutableMapping[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}

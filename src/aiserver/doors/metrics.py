@@ -14,6 +14,8 @@ from aiserver.kit.telemetry import Telemetry
 from aiserver.settings.casts import Secret
 
 _FRESH = (b"Cache-Control", b"no-store")
+# Of several processes at one address the next scrape shall find any.
+_LAST = (b"Connection", b"close")
 # What proxies add; and Origin, since a browser on this machine shows pages from anywhere.
 _NOT_FROM_HERE = frozenset({"forwarded", "via", "x-real-ip", "origin"})
 # Under another name it came through a proxy, or through a name that a web page points here.
@@ -44,7 +46,7 @@ class Metrics:
                 "Authorization: Bearer ..."
             )
         body, content_type = await self._telemetry.page(asked.get("accept", ""))
-        about = [(b"Content-Type", content_type.encode()), _FRESH]
+        about = [(b"Content-Type", content_type.encode()), _FRESH, _LAST]
         await send_bytes(send, 200, [*headers, *about], body)
 
     def _has_token(self, headers: Headers) -> bool:

@@ -1,25 +1,31 @@
 """Who may read a file: its owner, an administrator, who has a signed address, or everybody."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from aiserver import settings as s
 from aiserver.contract.caller import Caller
 from aiserver.contract.errors import Forbidden, NotFound
 from aiserver.files.artifacts import ARTIFACT, PUB, Artifact, Artifacts
 from aiserver.files.paths import absent, owner_in, stored_path
 from aiserver.files.signing import SignedUrls, Verdict
 
+Publishes = Callable[[int], bool]
+
 
 class FileAccess:
-    """`public` opens all results, as a setting; what callers sent stays private."""
+    """`publishes` tells of a key's id whether its results are for anybody, asked at every reading.
 
-    def __init__(self, artifacts: Artifacts, urls: SignedUrls, *, public: bool) -> None:
+    What callers sent stays private all the same.
+    """
+
+    def __init__(self, artifacts: Artifacts, urls: SignedUrls, publishes: Publishes) -> None:
         self._artifacts = artifacts
         self._urls = urls
-        self._public = public
+        self._publishes = publishes
 
     def is_public(self, file: Artifact) -> bool:
-        return file.kind == PUB or (file.kind == ARTIFACT and self._public)
+        return file.kind == PUB or (file.kind == ARTIFACT and self._publishes(file.key_id))
 
     async def readable(
         self,
@@ -74,6 +80,11 @@ class FileAccess:
         if kinds is not None and file.kind not in kinds:
             raise absent()
         return file
+
+
+def publishes_of(settings: s.Settings, key_publishes: Publishes) -> Publishes:
+    """Of every key where PUBLIC_ARTIFACTS says so, else as the key has it."""
+    return (lambda _: True) if settings[s.PUBLIC_ARTIFACTS] else key_publishes
 
 
 def owns(caller: Caller, key_id: int) -> bool:

@@ -129,6 +129,20 @@ class Artifacts:
             start += len(piece)
             yield piece
 
+    async def address(self, artifact: Artifact, *, seconds: float) -> str | None:
+        """Where its bytes are read from the object store itself, by anybody for so long.
+
+        None where they are not in one, and for inputs, whose type nobody has looked at.
+        """
+        if artifact.kind == UPLOAD:
+            return None
+        blobs = self._shelf.storage.of(artifact.kind)
+        return await blobs.address(artifact.place, seconds=seconds)
+
+    def file(self, artifact: Artifact) -> Path | None:
+        """Where its bytes lie on this machine's disk, to be read only; None for elsewhere."""
+        return self._shelf.storage.of(artifact.kind).file(artifact.place)
+
     async def fetch(self, artifact: Artifact, folder: Path) -> Path:
         """A copy of it in this folder, whose owner removes it. Raises OSError for the folder."""
         target = folder / f"{random_hex(4)}-{Path(artifact.place).name}"

@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError
 from aiserver.contract.errors import StorageUnavailable
 from aiserver.files.leftovers import finished, old_paths, remove
 from aiserver.kit import log
+from aiserver.kit.ids import random_hex
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -28,10 +29,14 @@ _PART = 5 * CHUNK
 _LISTED = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERRNO = re.compile(r"\(os error (\d+)\)")
-_TROUBLE = (OSError, BaseError)
+TROUBLE = (OSError, BaseError)
+_SIGNING = (stores.S3Store, stores.GCSStore, stores.AzureStore)
 _CONNECT = timedelta(seconds=5)
+_RETRIES = 3
 # For one request, which carries a part at most.
 _LONGEST = timedelta(seconds=60)
+# Signing asks for credentials where a machine's own are used, and else nobody.
+_SIGNING_SECONDS = 5.0
 _log = log.get("files")
 
 
@@ -46,12 +51,27 @@ class Blobs:
         self._store = store
         self._home = home
 
-    async def put(self, path: str, size: int, source: AsyncIterator[bytes] | Path) -> None:
-        """Stored for good when it returns; a path always has the same bytes."""
+    async def put(
+        self,
+        path: str,
+        size: int,
+        source: AsyncIterator[bytes] | Path,
+        *,
+        content_type: str | None = None,
+    ) -> None:
+        """Stored for good when it returns; a path always has the same bytes.
+
+        `content_type` is what the store itself says of them to whoever reads them there.
+        """
         with _told("write", self._home):
             if await self._size(path) != size:
                 await obstore.put_async(
-                    self._store, path, source, chunk_size=self._part, max_concurrency=1
+                    self._store,
+                    path,
+                    source,
+                    attributes={"Content-Type": content_type} if content_type else None,
+                    chunk_size=self._part,
+                    max_concurrency=1,
                 )
 
     async def read(self, path: str, start: int, length: int) -> bytes:
@@ -62,6 +82,23 @@ class Blobs:
             return bytes(
                 await obstore.get_range_async(self._store, path, start=start, length=length)
             )
+
+    def file(self, path: str) -> Path | None:
+        """Where these bytes lie on this machine's disk, to be read only; None for elsewhere."""
+        return None
+
+    async def address(self, path: str, *, seconds: float) -> str | None:
+        """Where anybody reads it from the store itself; None where the store cannot sign."""
+        if not isinstance(self._store, _SIGNING):
+            return None
+        try:
+            async with asyncio.timeout(_SIGNING_SECONDS):
+                return await obstore.sign_async(
+                    self._store, "GET", path, timedelta(seconds=seconds)
+                )
+        except TROUBLE as error:
+            _log.error("address_not_signed", problem=str(error).partition("\n")[0])
+            return None
 
     async def delete(self, path: str) -> None:
         """Also what is not there."""
@@ -114,10 +151,20 @@ class LocalBlobs(Blobs):
             store = stores.LocalStore(folder, automatic_cleanup=True)
         super().__init__(store, home=home)
 
-    async def put(self, path: str, size: int, source: AsyncIterator[bytes] | Path) -> None:
+    async def put(
+        self,
+        path: str,
+        size: int,
+        source: AsyncIterator[bytes] | Path,
+        *,
+        content_type: str | None = None,
+    ) -> None:
         await super().put(path, size, source)
         with _told("write", self._home):
             await asyncio.to_thread(_settle, self._folder, path)
+
+    def file(self, path: str) -> Path | None:
+        return self._folder / path
 
     async def old(self, *, seconds: float) -> AsyncIterator[list[str]]:
         walk = old_paths(self._folder, seconds=seconds)
@@ -134,24 +181,43 @@ class LocalBlobs(Blobs):
 
 def remote(url: str, below: str, *, home: str) -> Blobs:
     """`url` as STORAGE_URL has it; `below` is added to its path. Raises StorageUnavailable."""
+    with _told("reach", home):
+        return Blobs(_opened(url, below, retries=_RETRIES, longest=_LONGEST), home=home)
+
+
+async def tried(url: str, below: str, *, seconds: float) -> None:
+    """Writes, reads, lists and deletes an object there. Raises TROUBLE as the store has it."""
+    store = _opened(url, below, retries=0, longest=timedelta(seconds=seconds))
+    folder, content = f"probe-{random_hex(8)}", random_hex(8).encode()
+    path = f"{folder}/object"
+    await obstore.put_async(store, path, content)
+    try:
+        found = bytes(await obstore.get_range_async(store, path, start=0, length=len(content)))
+        async for _ in obstore.list(store, prefix=folder):  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            pass
+    finally:
+        await obstore.delete_async(store, path)
+    if found != content:
+        raise OSError("what was read is not what was written")
+
+
+def _opened(url: str, below: str, *, retries: int, longest: timedelta) -> "ObjectStore":
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     bare = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{below}"
     plain = options.get("endpoint", "").startswith("http://")
-    with _told("reach", home):
-        # Each kind of store has options of its own, under the same names.
-        opened = cast("Callable[..., ObjectStore]", stores.from_url)
-        store = opened(
-            bare,
-            config=options or None,
-            client_options={
-                "allow_http": plain,
-                "connect_timeout": _CONNECT,
-                "timeout": _LONGEST,
-            },
-            retry_config={"max_retries": 3, "retry_timeout": _LONGEST},
-        )
-        return Blobs(store, home=home)
+    # Each kind of store has options of its own, under the same names.
+    opened = cast("Callable[..., ObjectStore]", stores.from_url)
+    return opened(
+        bare,
+        config=options or None,
+        client_options={
+            "allow_http": plain,
+            "connect_timeout": min(_CONNECT, longest),
+            "timeout": longest,
+        },
+        retry_config={"max_retries": retries, "retry_timeout": longest},
+    )
 
 
 def _settle(folder: Path, path: str) -> None:
@@ -177,7 +243,7 @@ def _told(verb: str, home: str) -> Generator[None]:
     """Errors in words for the caller, details in the log."""
     try:
         yield
-    except _TROUBLE as error:
+    except TROUBLE as error:
         first = str(error).partition("\n")[0]
         _log.error("files_failed", to=verb, problem=first)
         if _number(error, first) in _FULL:

@@ -10,9 +10,9 @@ from aiserver.contract.autoquery import asks_total
 from aiserver.contract.errors import ApiError, InvalidRequest, NotFound
 from aiserver.contract.operation import Call, Handler
 from aiserver.contract.responses import EmptyResponse, QueryResponse
-from aiserver.files.access import FileAccess
+from aiserver.files.access import FileAccess, Publishes
 from aiserver.files.artifacts import ARTIFACT, PUB, SECURE, Artifact, Artifacts
-from aiserver.files.download import Download
+from aiserver.files.download import ELSEWHERE_SECONDS, Download
 from aiserver.files.operations import (
     DeleteFile,
     DeleteFiles,
@@ -27,23 +27,35 @@ from aiserver.files.operations import (
 from aiserver.files.paths import address
 from aiserver.files.queries import LANGUAGE, page_asked
 from aiserver.files.scratch import scratch_folder
+from aiserver.files.signed_upload_handlers import SignedUploadHandlers
 from aiserver.files.signing import SignedUrls
 from aiserver.files.table import AT_ONCE, ms
 from aiserver.files.upload_handlers import UploadHandlers
+from aiserver.files.upload_urls import UploadUrls
 from aiserver.kit.clock import Clock
 from aiserver.kit.tables import Tables
 
 
 class FileHandlers:
-    """`base` begins the addresses that it tells, else what the caller wrote; `urls` signs them."""
+    """`base` begins the addresses that it tells, else what the caller wrote; `urls` signs them.
+
+    `redirects`: downloads may be answered by the object store.
+    """
 
     def __init__(
-        self, artifacts: Artifacts, access: FileAccess, urls: SignedUrls, *, base: str
+        self,
+        artifacts: Artifacts,
+        access: FileAccess,
+        urls: SignedUrls,
+        *,
+        base: str,
+        redirects: bool,
     ) -> None:
         self._artifacts = artifacts
         self._access = access
         self._urls = urls
         self._base = base
+        self._redirects = redirects
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
         return {
@@ -170,6 +182,9 @@ class FileHandlers:
         def read(start: int, end: int) -> AsyncGenerator[bytes]:
             return cast("AsyncGenerator[bytes]", self._artifacts.read(file, start, end))
 
+        async def elsewhere() -> str | None:
+            return await self._artifacts.address(file, seconds=ELSEWHERE_SECONDS)
+
         return Download(
             read=read,
             size=file.size,
@@ -181,13 +196,14 @@ class FileHandlers:
             # An upload may be replaced; a result is named by its bytes.
             lasting=file.kind not in (PUB, SECURE),
             attachment=attachment,
+            elsewhere=elsewhere if self._redirects else None,
         )
 
 
 class FileRoom:
     """Everything that is called about files; no job of its own."""
 
-    def __init__(self, *rooms: FileHandlers | UploadHandlers) -> None:
+    def __init__(self, *rooms: FileHandlers | UploadHandlers | SignedUploadHandlers) -> None:
         self._rooms = rooms
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
@@ -203,10 +219,19 @@ def urls_of(settings: s.Settings, tables: Tables, clock: Clock) -> SignedUrls:
     return SignedUrls(tables, clock, ttl=settings[s.ARTIFACT_URL_TTL])
 
 
-def file_room(settings: s.Settings, artifacts: Artifacts, urls: SignedUrls) -> FileRoom:
+def file_room(
+    settings: s.Settings,
+    artifacts: Artifacts,
+    urls: SignedUrls,
+    publishes: Publishes,
+    uploads: UploadUrls,
+) -> FileRoom:
     """As the settings have it."""
-    access = FileAccess(artifacts, urls, public=settings[s.PUBLIC_ARTIFACTS])
+    access = FileAccess(artifacts, urls, publishes)
+    base, largest = base_of(settings), settings[s.MAX_FILE]
+    redirects = settings[s.STORAGE_REDIRECTS]
     return FileRoom(
-        FileHandlers(artifacts, access, urls, base=base_of(settings)),
-        UploadHandlers(artifacts, access, largest=settings[s.MAX_FILE]),
+        FileHandlers(artifacts, access, urls, base=base, redirects=redirects),
+        UploadHandlers(artifacts, access, largest=largest),
+        SignedUploadHandlers(artifacts, uploads, largest=largest, base=base),
     )

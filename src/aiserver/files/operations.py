@@ -17,9 +17,10 @@ from aiserver.contract.operation import (
     operation,
 )
 from aiserver.contract.responses import EmptyResponse, QueryResponse, ResponseStatus, Wire
-from aiserver.contract.uploads import ANY_FILES
+from aiserver.contract.uploads import ANY_FILES, WHOLE_BODY
 
 MOST_PATHS = 1000
+LONGEST_EXPIRY = 86400
 FilePath = Annotated[str, Meta(min_length=1, max_length=2000)]
 Expires = Annotated[
     int, Meta(ge=0, le=2**53, description="Seconds since 1970, as a signed address has it.")
@@ -27,7 +28,7 @@ Expires = Annotated[
 
 
 class StoredArtifact(Wire, kw_only=True):
-    """A stored file: `url` is signed, `size` in bytes, `duration` in seconds."""
+    """A stored file: `url` is signed unless public, `size` in bytes, `duration` in seconds."""
 
     id: str
     path: str
@@ -195,3 +196,60 @@ class DeleteFileUpload(Wire, kw_only=True):
     """Deletes an uploaded file of one's own."""
 
     path: FilePath
+
+
+class CreateUploadUrlResponse(Wire, kw_only=True):
+    """`url` takes one PUT of at most `max_size` bytes until `expires`; `path` is where it lies."""
+
+    url: str
+    path: str
+    max_size: int
+    expires: datetime
+    response_status: ResponseStatus | None = None
+
+
+@operation(
+    tag="Files",
+    verbs=POST,
+    access=Access.KEY,
+    returns=CreateUploadUrlResponse,
+    beyond_contract=True,
+)
+class CreateUploadUrl(Wire, kw_only=True):
+    """Gives an address to which anybody may send one file, once, for the caller's folder.
+
+    The file counts on the caller's storage and replaces one of the same name.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=1000, description="Of the file.")]
+    location: Annotated[
+        Literal["pub", "secure"], Meta(description="`pub` is for anyone to read.")
+    ] = "secure"
+    max_size: (
+        Annotated[
+            int, Meta(ge=1, le=2**53, description="Bytes of the file at most; else MAX_FILE.")
+        ]
+        | None
+    ) = None
+    expires_in: Annotated[
+        int, Meta(ge=1, le=LONGEST_EXPIRY, description="Seconds until nothing more is taken.")
+    ] = 900
+
+
+@operation(
+    tag="Files",
+    verbs=PUT,
+    access=Access.OPEN,
+    returns=StoreFileUploadResponse,
+    routes=(Route("/signed-uploads/{path*}", PUT),),
+    files=WHOLE_BODY,
+    beyond_contract=True,
+)
+class SendSignedUpload(Wire, kw_only=True):
+    """Takes the file that is the body of a request, at an address of CreateUploadUrl."""
+
+    path: FilePath
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    max_size: Annotated[int, Meta(ge=1, le=2**53)]
+    expires: Expires
+    signature: Annotated[str, Meta(min_length=1, max_length=200)]

@@ -37,6 +37,8 @@ def stored_path(sent: str) -> str:
 
 def has_unseen(text: str) -> bool:
     """Whether there are characters in it that no name of a file keeps."""
+    if text.isascii():
+        return not text.isprintable()
     return any(unicodedata.category(letter) in _UNSEEN for letter in text)
 
 

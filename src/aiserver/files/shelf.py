@@ -66,7 +66,10 @@ class Shelf:
         file = await self.table.add(file, elsewhere=elsewhere, room=room)
         try:
             async with self._writing:
-                await self.storage.of(file.kind).put(file.path, file.size, source())
+                # The type of an input is what its sender says, and may be anything.
+                kind = None if file.kind == UPLOAD else file.content_type
+                blobs = self.storage.of(file.kind)
+                await blobs.put(file.path, file.size, source(), content_type=kind)
             if file.kept is not None:
                 return file
             kept, replaced = await self.table.keep(file, self.now())

@@ -13,6 +13,8 @@ from aiserver.kit.times import iso
 
 # A new one signs; those before it still open what they signed.
 MOST_SECRETS = 3
+# What another process made or took away counts here after so long.
+FRESH_SECONDS = 0.5
 _SECRET_BYTES = 32
 _LONGEST = 128
 _NAME = "artifact_urls/"
@@ -38,6 +40,7 @@ class SignedUrls:
         self._clock = clock
         self._ttl = ttl
         self._secrets: tuple[bytes, ...] = ()
+        self._looked = 0.0
 
     def __repr__(self) -> str:
         return "SignedUrls(***)"
@@ -53,8 +56,7 @@ class SignedUrls:
 
     async def query(self, path: str) -> str:
         """`?expires=...&signature=...` for whatever address of this stored path."""
-        if not self._secrets:
-            await self._read()
+        await self._refresh()
         expires = int(self._clock.now().timestamp() + self._ttl)
         return f"?expires={expires}&signature={_signature(self._secrets[0], path, expires)}"
 
@@ -62,22 +64,29 @@ class SignedUrls:
         """`expires` in seconds since 1970; both as the address has them."""
         if expires is None or not signature or len(signature) > _LONGEST:
             return Verdict.WRONG
+        await self._refresh()
         if not self._fits(path, expires, signature):
-            # Another process may have begun to sign with a new secret.
+            # Another process may have begun to sign with a new secret this very moment.
             await self._read()
             if not self._fits(path, expires, signature):
                 return Verdict.WRONG
         late = self._clock.now().timestamp() >= expires
         return Verdict.EXPIRED if late else Verdict.VALID
 
-    async def rotate(self) -> None:
-        """Signs with a new secret from now on; the oldest of MOST_SECRETS opens nothing more."""
+    async def rotate(self, *, keep: int = MOST_SECRETS - 1) -> int:
+        """Signs with a new secret from now on; how many of those before still open, `keep` at most.
+
+        Other processes follow within FRESH_SECONDS.
+        """
         rows = await self._rows()
-        await self._add(rows[0][0] + 1 if rows else 1)
-        for number, _ in (await self._rows())[MOST_SECRETS:]:
-            sql = "DELETE FROM secrets WHERE name = ?"
-            await self._tables.write(Statement(sql, (f"{_NAME}{number}",)))
+        kept, dropped = rows[:keep], rows[keep:]
+        sql = "DELETE FROM secrets WHERE name = ?"
+        await self._tables.write(
+            self._added(rows[0][0] + 1 if rows else 1),
+            *(Statement(sql, (f"{_NAME}{number}",)) for number, _ in dropped),
+        )
         await self._read()
+        return len(kept)
 
     def _fits(self, path: str, expires: int, signature: str) -> bool:
         shown = signature.encode("utf-8", "replace")
@@ -86,10 +95,15 @@ class SignedUrls:
             fits |= hmac.compare_digest(_signature(secret, path, expires).encode(), shown)
         return fits
 
+    async def _refresh(self) -> None:
+        if not self._secrets or self._clock.monotonic() - self._looked >= FRESH_SECONDS:
+            await self._read()
+
     async def _read(self) -> None:
+        self._looked = self._clock.monotonic()
         rows = await self._rows()
         if not rows:
-            await self._add(1)
+            await self._tables.write(self._added(1))
             # Whoever was first has made the one that counts.
             rows = await self._rows()
         self._secrets = tuple(secret for _, secret in rows[:MOST_SECRETS])
@@ -99,9 +113,9 @@ class SignedUrls:
         rows = await self._tables.read(_SELECT)
         return sorted(((int(n.removeprefix(_NAME)), bytes(s)) for n, s in rows), reverse=True)
 
-    async def _add(self, number: int) -> None:
+    def _added(self, number: int) -> Statement:
         made = (f"{_NAME}{number}", os.urandom(_SECRET_BYTES), b"", iso(self._clock.now()))
-        await self._tables.write(Statement(_INSERT, made))
+        return Statement(_INSERT, made)
 
 
 def _signature(secret: bytes, path: str, expires: int) -> str:

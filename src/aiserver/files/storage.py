@@ -21,6 +21,11 @@ class Storage:
         self._url = url
         self._opened: dict[bool, Blobs] = {}
 
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """Those of results and of all else, which nothing is in with a `url`."""
+        return self._folders[True], self._folders[False]
+
     def of(self, kind: str) -> "Blobs":
         """Results lie apart from what callers sent."""
         results = kind == ARTIFACT

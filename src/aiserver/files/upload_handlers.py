@@ -46,7 +46,7 @@ class UploadHandlers:
         if request.name not in LOCATIONS:
             raise NotFound(f"No place {request.name[:50]!r} for uploads; use pub or secure.")
         files = self._sent(call)
-        named = [(_path(request.name, call.caller, upload), upload) for upload in files]
+        named = [(path_for(request.name, call.caller, each.filename), each) for each in files]
         for path, upload in named:
             await self._keep(path, upload)
         return StoreFileUploadResponse(results=[address(path) for path, _ in named])
@@ -79,29 +79,41 @@ class UploadHandlers:
         return files
 
     async def _keep(self, path: str, upload: Upload) -> None:
-        kind, key_id, name = path.split("/", 2)
         async with scratch_folder() as folder:
             source = folder / "upload"
-            await _write(upload, source)
-            await self._artifacts.save(
-                source,
-                key_id=int(key_id),
-                extension=Path(name).suffix,
-                kind=kind,
-                name=name,
-                path=path,
-            )
+            await written(upload, source)
+            await keep(self._artifacts, path, source)
 
 
-def _path(kind: str, caller: Caller, upload: Upload) -> str:
-    path = upload_path(kind, key_id=caller.key_id or 0, name=upload.filename)
+def path_for(location: str, caller: Caller, name: str | None) -> str:
+    """Where a file of this name lies for its sender. Raises InvalidRequest for no name."""
+    path = upload_path(location, key_id=caller.key_id or 0, name=name)
     if path is None:
         raise InvalidRequest("A file needs a name that can be seen and begins with no dot.")
     return path
 
 
-async def _write(upload: Upload, target: Path) -> None:
+async def written(upload: Upload, target: Path, *, most: int | None = None) -> bool:
+    """Whether all of it is in the new file `target`: not where it has more bytes than `most`."""
+    size = 0
     opened = await asyncio.to_thread(target.open, "xb")
     with opened:
         async for piece in pieces(upload):
+            size += len(piece)
+            if most is not None and size > most:
+                return False
             await asyncio.to_thread(opened.write, piece)
+    return True
+
+
+async def keep(artifacts: Artifacts, path: str, source: Path) -> None:
+    """As `Artifacts.save`, for a path of `path_for`."""
+    kind, key_id, name = path.split("/", 2)
+    await artifacts.save(
+        source,
+        key_id=int(key_id),
+        extension=Path(name).suffix,
+        kind=kind,
+        name=name,
+        path=path,
+    )

@@ -114,7 +114,7 @@ class VariantCache:
             # Nobody can read them any more, and at the cap they go.
             _log.warning("variants_not_deleted", problem=str(error))
 
-    def _get(self, key: Key) -> Kept | None:
+    def _get(self, key: Key, *, new: bool = False) -> Kept | None:
         path = self._path(key)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -124,7 +124,8 @@ class VariantCache:
             _log.error("variant_not_read", problem=str(error))
             return None
         held = _Held(descriptor)
-        os.utime(descriptor)
+        if not new:
+            os.utime(descriptor)
         size = os.fstat(descriptor).st_size
         if size <= SMALL:
             return Kept(size, held.read(size, 0), None)
@@ -134,7 +135,7 @@ class VariantCache:
         path = self._path(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(made, path)
-        kept = self._get(key)
+        kept = self._get(key, new=True)
         if kept is None:
             raise FileNotFoundError(f"{path} went as soon as it was written")
         return kept

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,7 +19,7 @@ from aiserver.files.download import Download
 from aiserver.files.table import ms
 from aiserver.files.variant_cache import Kept, Key, VariantCache
 from aiserver.files.variant_operations import GetVariant
-from aiserver.files.variant_options import Presets, VariantOptions
+from aiserver.files.variant_options import MOST_READ, Presets, VariantOptions
 from aiserver.kit import log
 from aiserver.kit.imaging import jobs
 from aiserver.kit.imaging.errors import ImageRefused, ImagingBusy, ImagingFailed
@@ -43,9 +44,11 @@ class Imaging(Protocol):
 
 
 class Folders(Protocol):
-    """Gives an empty folder for the time of a block, on the disk of the cache."""
+    """Gives an empty folder or room for a file, for a block's time, on the disk of the cache."""
 
     def folder(self) -> AbstractAsyncContextManager[Path]: ...
+
+    def file(self) -> AbstractAsyncContextManager[Path]: ...
 
 
 class RefusedPicture(InvalidRequest):
@@ -113,7 +116,7 @@ class Variants:
             else cast("Format", options.format)
         )
         wanted = options.as_format(found)
-        key = _key_of(source, wanted, found)
+        key = _key_of(source.sha256, wanted, found)
         kept = await self._cache.get(key) or await self._made(key, source, wanted, found)
         return self._download(source, key, kept, found, is_open=is_open)
 
@@ -139,15 +142,23 @@ class Variants:
     async def _make(
         self, key: Key, source: Artifact, options: VariantOptions, found: Format
     ) -> Kept:
-        async with self._scratch.folder() as folder:
-            local = await self._fetched(source, folder)
-            result = folder / "variant"
+        async with self._local(source) as local, self._scratch.file() as result:
             await self._ran(_job_of(options, found, source=local, result=result))
             kept = await self._cache.keep(key, result)
         if await self._artifacts.find(source.path) is None:
             # It was deleted meanwhile, too early for `forget`.
             await self._cache.forget(key.source)
         return kept
+
+    @asynccontextmanager
+    async def _local(self, source: Artifact) -> AsyncGenerator[Path]:
+        """Where the source lies on a disk, or a copy of it for the time of the block."""
+        file = self._artifacts.file(source)
+        if file is not None and file.exists():
+            yield file
+            return
+        async with self._scratch.folder() as folder:
+            yield await self._fetched(source, folder)
 
     async def _fetched(self, source: Artifact, folder: Path) -> Path:
         try:
@@ -205,9 +216,11 @@ def presets_in(folder: Path) -> Presets:
         return Presets()
 
 
-def _key_of(source: Artifact, options: VariantOptions, found: Format) -> Key:
-    asked = f"{_EDITION}\n{source.sha256}\n{options}"
-    return Key(source.sha256, hashlib.sha256(asked.encode()).hexdigest()[:32], found)
+@lru_cache(MOST_READ)
+def _key_of(sha256: str, options: VariantOptions, found: Format) -> Key:
+    """Of a variant of these bytes."""
+    asked = f"{_EDITION}\n{sha256}\n{options}"
+    return Key(sha256, hashlib.sha256(asked.encode()).hexdigest()[:32], found)
 
 
 def _job_of(options: VariantOptions, found: Format, *, source: Path, result: Path) -> jobs.Variant:

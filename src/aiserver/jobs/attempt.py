@@ -37,7 +37,10 @@ class Stop(Enum):
 
 
 class Attempt:
-    """One attempt at work. The runner leaves in `ledger` and `worker` what stopping it cost."""
+    """One attempt at work. The runner leaves in `ledger` and `worker` what stopping it cost.
+
+    `told`: it said how far it is.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Attempt:
         self.stop: Stop | None = None
         self.task: asyncio.Task[None] | None = None
         self.working = False
+        self.told = False
         self.answer = answer
         self._tell = tell
 
@@ -68,7 +72,8 @@ class Attempt:
         log: str | None = None,
         worker: str | None = None,
     ) -> None:
-        """How far it is; written a few times a second at most."""
+        """How far it is; written a few times a second, and before its end."""
+        self.told = self.told or not (progress is status is log is None)
         self._tell(
             Progress(fence=self.fence, progress=progress, status=status, log=log, worker=worker)
         )

@@ -60,17 +60,17 @@ class QueueMediaTransformResponse(Wire, kw_only=True):
 
 
 def acknowledgement(
-    twin: Operation,
+    operation: Operation,
     *,
     job_id: int,
     ref_id: str,
     state: BackgroundJobState,
     status: str | None = None,
 ) -> msgspec.Struct:
-    """What a twin answers once its job is stored, in the form that it declares."""
-    original, into = twin.twin_of, twin.returns
+    """What is answered once a job is stored, in the form that the operation declares."""
+    original, into = operation.queues, operation.returns
     if original is None or into is None:
-        raise TypeError(f"{twin.name} queues no operation")
+        raise TypeError(f"{operation.name} queues no operation")
     known: dict[str, Any] = {
         "id": job_id,
         "job_id": job_id,

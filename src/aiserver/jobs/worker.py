@@ -85,6 +85,7 @@ class Worker:
         self._woken = asyncio.Event()
         self._stopping = False
         self._claiming = asyncio.Lock()
+        self._telling = asyncio.Lock()
         self._nobody_waits = False
         self._heard = 0
         self._starting: set[asyncio.Task[Accepted]] = set()
@@ -176,10 +177,11 @@ class Worker:
 
     async def tell_progress(self) -> None:
         """Writes what was reported since the last time."""
-        updates, self._updates = self._updates, []
-        if updates:
-            with suppress(StorageError):
-                await self._queue.progress(merged(updates))
+        async with self._telling:
+            updates, self._updates = self._updates, []
+            if updates:
+                with suppress(StorageError):
+                    await self._queue.progress(merged(updates))
 
     async def shut(self, *, grace: float) -> None:
         """Claims no more; what still runs after `grace` seconds goes back to the queue."""
@@ -255,6 +257,9 @@ class Worker:
             attempt.slot.release()
             if outcome is not None:
                 await self._answer(attempt, outcome)
+                if attempt.told:
+                    # After its end nothing is written of an attempt any more.
+                    await self.tell_progress()
                 await self._record(attempt.fence, outcome)
         finally:
             attempt.slot.release()

@@ -116,6 +116,11 @@ class KeyRing:
         except Unauthenticated:
             return None
 
+    def publishes(self, key_id: int) -> bool:
+        """Whether the results of this key are public."""
+        entry = self._by_id.get(key_id)
+        return entry is not None and entry.key.publishes
+
     def credential(self, caller: Caller) -> bytes:
         """The hash that this caller is known by; it changes with the key or the secret."""
         if caller.key_id == 0:

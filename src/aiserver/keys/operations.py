@@ -9,6 +9,9 @@ from aiserver.contract.operation import DELETE, GET, PATCH, POST, Access, Route,
 from aiserver.contract.responses import EmptyResponse, ResponseStatus, Wire
 
 Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
+Features = Annotated[
+    Names, Meta(description="PublicArtifacts lets anybody read the results of the key's calls.")
+]
 Name = Annotated[str, Meta(max_length=200)]
 Notes = Annotated[str, Meta(max_length=10_000)]
 # What a column of the store can hold.
@@ -160,7 +163,7 @@ class AdminCreateApiKey(Wire, kw_only=True):
     user_id: Name | None = None
     user_name: Name | None = None
     scopes: Names | None = None
-    features: Names | None = None
+    features: Features | None = None
     restrict_to: Names | None = None
     models: Names | None = None
     expiry_date: datetime | None = None
@@ -179,7 +182,7 @@ class AdminUpdateApiKey(Wire, kw_only=True):
     user_id: Name | None = None
     user_name: Name | None = None
     scopes: Names | None = None
-    features: Names | None = None
+    features: Features | None = None
     restrict_to: Names | None = None
     models: Names | None = None
     expiry_date: datetime | None = None

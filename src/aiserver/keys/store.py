@@ -16,6 +16,8 @@ from aiserver.kit.ids import random_hex
 from aiserver.kit.tables import Rows, Statement, Tables
 from aiserver.kit.times import iso, parse_iso
 
+# A feature that an administrator gives a key: anybody may read the results of its calls.
+PUBLIC_ARTIFACTS = "PublicArtifacts"
 KEY_FORM = re.compile(r"ak-[0-9a-f]{32}")
 
 _COLUMNS = (
@@ -65,6 +67,11 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
     def active(self, now: datetime) -> bool:
         return self.cancelled is None and (self.expires is None or self.expires > now)
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its results are public, also while the key itself is refused."""
+        return PUBLIC_ARTIFACTS in self.features
 
     def caller(self) -> Caller:
         return Caller(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import cast
 
+from aiserver.kit.spawn import spawn
+
 LINE_LIMIT = 4096
 DRAIN_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
@@ -147,8 +149,8 @@ class Supervised:
         launch = self._launch()
         output = _Output(self._on_line, self._is_ready)
         try:
-            transport, _ = await loop.subprocess_exec(
-                lambda: output, *launch.argv, env=launch.env, start_new_session=True
+            transport, _ = await spawn(
+                lambda: output, *launch.argv, stdin=asyncio.subprocess.PIPE, env=launch.env
             )
         except OSError as error:
             return f"{launch.argv[0]} could not be started: {error.strerror}"
@@ -156,7 +158,9 @@ class Supervised:
         try:
             # The pipe stays open for the child's life: its end is how the child sees ours.
             # A cast, since the pipes of uvloop are not instances of what they behave like.
-            cast(asyncio.WriteTransport, transport.get_pipe_transport(0)).write(launch.stdin)
+            into = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
+            if not into.is_closing():
+                into.write(launch.stdin)
             if self._stopping.is_set():
                 self._signal(signal.SIGKILL)
             elif self._ready_when is None:

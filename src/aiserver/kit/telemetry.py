@@ -99,12 +99,19 @@ class Telemetry(Collector):
     """Used by one event loop. `operations` and `outcomes` (of attempts) are all there are.
 
     Names outside those sets, and providers that `known_providers` does not hold, count as "other".
+    `process` labels every series, for one of several that a scraper finds at one address.
     """
 
     def __init__(
-        self, *, version: str, operations: Iterable[str], outcomes: Iterable[str] = ("ok",)
+        self,
+        *,
+        version: str,
+        operations: Iterable[str],
+        outcomes: Iterable[str] = ("ok",),
+        process: int | None = None,
     ) -> None:
         self._version = version
+        self._labels = {} if process is None else {"process": str(process)}
         self._durations = {name: _Histogram(_DURATIONS) for name in (*operations, OTHER)}
         self._outcomes = (*dict.fromkeys((*outcomes, OTHER)),)
         self._providers: dict[str, _Provider] = {}
@@ -171,7 +178,7 @@ class Telemetry(Collector):
     async def page(self, accept: str = "") -> tuple[bytes, str]:
         """What a scraper reads and its content type, in the newest form that `accept` names."""
         encode, content_type = choose_encoder(accept)
-        taken = _Taken(list(self._registry.collect()))
+        taken = _Taken(list(self._registry.collect()), self._labels)
         # With many providers it takes tens of milliseconds to print, in which no call may stand.
         return await asyncio.to_thread(encode, taken), content_type
 
@@ -272,12 +279,15 @@ class Telemetry(Collector):
 
 
 class _Taken(Collector):
-    """What was read at one moment."""
+    """What was read at one moment; `labels` are put to each of its series."""
 
-    def __init__(self, families: list[Metric]) -> None:
+    def __init__(self, families: list[Metric], labels: dict[str, str]) -> None:
         self._families = families
+        self._labels = labels
 
     def collect(self) -> list[Metric]:
+        for sample in (sample for family in self._families for sample in family.samples):
+            sample.labels.update(self._labels)
         return self._families
 
 

@@ -68,6 +68,13 @@ STORAGE_URL = Setting(
     "region=, gs://bucket or az://container; credentials come from its usual variables, such as "
     "AWS_ACCESS_KEY_ID.",
 )
+STORAGE_REDIRECTS = Setting(
+    "STORAGE_REDIRECTS",
+    switch,
+    "false",
+    "Sends who downloads a picture, sound or film on to STORAGE_URL's store, by an address that is "
+    "good for five minutes; for a store that callers reach.",
+)
 MAX_STORED_PER_KEY = Setting(
     "MAX_STORED_PER_KEY", size, None, "Files of one API key that are kept; without it no bound."
 )
@@ -113,7 +120,10 @@ MAX_BUFFERED = Setting(
 MAX_HEADERS = Setting("MAX_HEADERS", size, "32KiB", "Largest request line and headers together.")
 MAX_FILE = Setting("MAX_FILE", size, "10MB", "Largest file that POST /uploads keeps.")
 PUBLIC_ARTIFACTS = Setting(
-    "PUBLIC_ARTIFACTS", switch, "false", "Lets anyone read results, by paths that tell no secret."
+    "PUBLIC_ARTIFACTS",
+    switch,
+    "false",
+    "Lets anyone read results, by paths that tell no secret; a key's feature PublicArtifacts, its.",
 )
 ARTIFACT_URL_TTL = Setting(
     "ARTIFACT_URL_TTL", seconds, "7d", "How long the signed address of a file opens it."

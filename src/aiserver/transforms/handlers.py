@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
-from aiserver.contract.errors import InvalidRequest
-from aiserver.contract.operation import Call, Handler, operation_of
+from aiserver.contract.operation import Call, Handler
 from aiserver.files.artifacts import Artifact, Artifacts
 from aiserver.files.names import plain_name
 from aiserver.jobs.records import ArtifactOutput
-from aiserver.transforms import images, media
+from aiserver.transforms import images
 from aiserver.transforms.av import run
 from aiserver.transforms.av.limits import Limits
+from aiserver.transforms.av.requests import Request
 from aiserver.transforms.images import Imaging
 from aiserver.transforms.operations import (
     KIND,
@@ -25,8 +25,8 @@ from aiserver.transforms.operations import (
 )
 from aiserver.transforms.scratch import Scratch, write
 from aiserver.transforms.slots import CoreSlots
-
-_MARK = "watermark"
+from aiserver.transforms.task_operations import CreateMediaTransform
+from aiserver.transforms.tasks import MARK, check, part_of, task_of
 
 
 class Taken(NamedTuple):
@@ -35,6 +35,16 @@ class Taken(NamedTuple):
     source: Path
     mark: Path | None
     name: str | None
+
+
+class Made(NamedTuple):
+    """A result on the scratch disk; `duration` in seconds, None for a picture."""
+
+    path: Path
+    extension: str
+    width: int | None
+    height: int | None
+    duration: float | None = None
 
 
 class Transforms:
@@ -56,10 +66,8 @@ class Transforms:
         self._limits = limits or Limits()
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
-        pictures: dict[type[msgspec.Struct], Handler] = dict.fromkeys(
-            get_args(ImageRequest), self.picture
-        )
-        return {**pictures, **dict.fromkeys(get_args(MediaRequest), self.medium)}
+        requests = (*get_args(ImageRequest), *get_args(MediaRequest), CreateMediaTransform)
+        return dict.fromkeys(requests, self.transform)
 
     def slots(self) -> Mapping[str, CoreSlots]:
         return {KIND: self._slots}
@@ -67,78 +75,72 @@ class Transforms:
     def places(self) -> Mapping[str, Callable[[Any, Call], tuple[str, str]]]:
         return {request.__name__: checked for request in self.handlers()}
 
-    async def picture(self, request: ImageRequest, call: Call) -> ArtifactGenerationResponse:
+    async def transform(
+        self, request: ImageRequest | MediaRequest | CreateMediaTransform, call: Call
+    ) -> ArtifactGenerationResponse:
         began = time.monotonic()
+        task = task_of(request)
         async with self._scratch.folder() as folder:
-            taken = await _taken(call, folder)
-            result = folder / "result"
-            job = images.job_of(request, source=taken.source, result=result, mark=taken.mark)
+            taken = await _taken(call, part_of(task), folder)
             _tell(call, 0.0, "Transforming")
-            made = await images.made(self._imaging, job)
-            _tell(call, 0.99, "Storing the result")
+            if isinstance(task, ImageRequest):
+                made = await self._picture(task, taken, folder)
+            else:
+                made = await self._medium(task, taken, folder, call)
+            _tell(call, 1.0, "Storing the result")
             saved = await self._artifacts.save(
-                result,
+                made.path,
                 key_id=call.caller.key_id or 0,
-                extension=made.format,
-                name=_named(taken.name, made.format),
+                extension=made.extension,
+                name=_named(taken.name, made.extension),
                 operation=call.operation.name,
                 job_id=call.job and call.job.id,
                 job_ref=call.job and call.job.ref_id,
                 width=made.width,
                 height=made.height,
+                duration=made.duration,
             )
         return _answer(saved, began)
 
-    async def medium(self, request: MediaRequest, call: Call) -> ArtifactGenerationResponse:
-        began = time.monotonic()
-        async with self._scratch.folder() as folder:
-            taken = await _taken(call, folder)
-            _tell(call, 0.0, "Transforming")
-            made = await run.transform(
-                media.asked(request),
-                run.Sources(media=taken.source, watermark=taken.mark),
-                folder,
-                report=lambda percent: _tell(call, percent / 100),
-                limits=self._limits,
-            )
-            _tell(call, 1.0, "Storing the result")
-            video = next(iter(made.found.videos), None)
-            extension = made.suffix.removeprefix(".")
-            saved = await self._artifacts.save(
-                made.path,
-                key_id=call.caller.key_id or 0,
-                extension=extension,
-                name=_named(taken.name, extension),
-                operation=call.operation.name,
-                job_id=call.job and call.job.id,
-                job_ref=call.job and call.job.ref_id,
-                width=video and video.width,
-                height=video and video.height,
-                duration=made.found.duration,
-            )
-        return _answer(saved, began)
+    async def _picture(self, task: ImageRequest, taken: Taken, folder: Path) -> Made:
+        result = folder / "result"
+        job = images.job_of(task, source=taken.source, result=result, mark=taken.mark)
+        made = await images.made(self._imaging, job)
+        return Made(result, made.format, made.width, made.height)
+
+    async def _medium(self, task: Request, taken: Taken, folder: Path, call: Call) -> Made:
+        made = await run.transform(
+            task,
+            run.Sources(media=taken.source, watermark=taken.mark),
+            folder,
+            report=lambda percent: _tell(call, percent / 100),
+            limits=self._limits,
+        )
+        video = next(iter(made.found.videos), None)
+        return Made(
+            made.path,
+            made.suffix.removeprefix("."),
+            video and video.width,
+            video and video.height,
+            made.found.duration,
+        )
 
 
 def checked(request: Any, call: Call) -> tuple[str, str]:
     """Any slot will do. Raises InvalidRequest for what is wrong before a job is stored."""
-    for name, upload in call.files.items():
-        if upload.size == 0:
-            raise InvalidRequest(f"The {name} file is empty", param=name)
-    check = images.check if isinstance(request, get_args(ImageRequest)) else media.check
-    check(request, marked=_MARK in call.files)
+    check(task_of(request), call.files)
     return "", ""
 
 
-async def _taken(call: Call, folder: Path) -> Taken:
+async def _taken(call: Call, part: str, folder: Path) -> Taken:
     """In files whose names are ours."""
     _tell(call, None, "Fetching the files")
-    main = operation_of(call.operation.request).files[0].name
     source = folder / "source"
-    await write(call.files[main], source)
-    mark = folder / _MARK if _MARK in call.files else None
+    await write(call.files[part], source)
+    mark = folder / MARK if MARK in call.files else None
     if mark is not None:
-        await write(call.files[_MARK], mark)
-    return Taken(source, mark, call.files[main].filename)
+        await write(call.files[MARK], mark)
+    return Taken(source, mark, call.files[part].filename)
 
 
 def _tell(call: Call, progress: float | None, status: str | None = None) -> None:

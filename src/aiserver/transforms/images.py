@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Protocol
 
-from aiserver.contract.errors import InvalidRequest, Unavailable
+from aiserver.contract.errors import InvalidRequest, StorageUnavailable, Unavailable
 from aiserver.kit import log
 from aiserver.kit.imaging import jobs
 from aiserver.kit.imaging.errors import (
     ImageRefused,
     ImagingBusy,
+    ImagingDiskFull,
     ImagingFailed,
-    ImagingTimedOut,
 )
 from aiserver.kit.imaging.jobs import Format
 from aiserver.transforms.av.errors import TransformFailed
@@ -121,7 +121,7 @@ async def made(imaging: Imaging, job: jobs.Job) -> jobs.Result:
         raise RefusedImage(str(error)) from error
     except ImagingBusy as error:
         raise Unavailable(str(error), retry_after=error.retry_after) from error
-    except ImagingTimedOut as error:
-        raise TransformFailed(str(error)) from error
+    except ImagingDiskFull as error:
+        raise StorageUnavailable(str(error), reason="storage_full", retry_after=60) from error
     except ImagingFailed as error:
         raise TransformFailed(str(error)) from error

@@ -14,10 +14,10 @@ from aiserver.transforms.operations import (
 )
 
 
-def check(request: MediaRequest, *, marked: bool) -> None:
+def check(request: av.Request, *, marked: bool) -> None:
     """Raises InvalidRequest for what is wrong whatever the file is; `marked`: with a mark."""
-    av.check(asked(request))
-    if isinstance(request, WatermarkVideo) and not marked:
+    av.check(request)
+    if isinstance(request, av.WatermarkVideo) and not marked:
         raise InvalidRequest("No watermark image file provided", param="watermark")
 
 

@@ -57,6 +57,21 @@ class Scratch:
         finally:
             await _to_its_end(shutil.rmtree, path, ignore_errors=True)
 
+    @asynccontextmanager
+    async def file(self) -> AsyncGenerator[Path]:
+        """A path with nothing at it; what is there at the end of the block is removed.
+
+        Raises StorageUnavailable.
+        """
+        path = self._folder / random_hex(16)
+        with told():
+            self._folder.stat()
+        try:
+            yield path
+        finally:
+            if path.exists():
+                await _to_its_end(path.unlink, missing_ok=True)
+
 
 async def write(upload: Upload, path: Path) -> None:
     """All of the upload as this file, a piece in memory at a time. Raises StorageUnavailable."""

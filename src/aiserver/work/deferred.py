@@ -44,8 +44,13 @@ _USUAL_WAIT = 600.0
 _SILENCE_SECONDS = 15.0
 _STILL_HERE = b": still here\n\n"
 
-# The form of an operation's stream, and the pieces of an answer to a call with these members.
-Telling = tuple[StreamForm, Callable[[dict[str, Any], bytes], list[bytes]]]
+# How an operation's answer is told: the form of its stream, the pieces of one to a call with these
+# members, and the whole of it, which goes by the call's path too.
+Telling = tuple[
+    StreamForm,
+    Callable[[dict[str, Any], bytes], list[bytes]],
+    Callable[[str, dict[str, Any], bytes], bytes],
+]
 
 
 class Manner(NamedTuple):
@@ -110,7 +115,7 @@ class Deferred:
 
     def handler_of(self, operation: Operation, manner: Manner) -> Handler | None:
         """What answers a call in this manner; None where the operation does so itself."""
-        if operation.twin_of is not None and manner.job != NOTHING:
+        if operation.queues is operation or (operation.queues and manner.job != NOTHING):
             return self._handlers.asked(manner.job)
         queued = operation.queued
         if queued is None or not (manner.asked or queued.waited):
@@ -144,6 +149,9 @@ class Deferred:
         if job is None:
             return _later(operation, accepted, headers)
         result = _result(job)
+        if (told := self._tellings.get(operation.name)) is not None:
+            _, _, whole = told
+            result = whole(call.trace.path, members, result)
         if self._links is not None:
             result = await self._links.written(result, base=call.base)
         return WithHeaders(JsonBytes(result), headers)
@@ -164,7 +172,7 @@ class Deferred:
         job = await self._queue.ended(accepted.id, seconds=self._silence)
         if job is not None:
             _result(job)
-        form, pieces = telling
+        form, pieces, _ = telling
 
         async def events() -> AsyncGenerator[bytes]:
             ended, until = job, time.monotonic() + _USUAL_WAIT

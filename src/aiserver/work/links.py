@@ -1,11 +1,12 @@
 """Writes the addresses of results into answers and callbacks: whole, and signed at that moment."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
 
 from aiserver.files.names import is_ours
-from aiserver.files.paths import address
+from aiserver.files.paths import address, owner_in
 from aiserver.files.signing import SignedUrls
 
 _ARTIFACTS = "/artifacts/"
@@ -20,12 +21,15 @@ _encode = msgspec.json.Encoder().encode
 class Links:
     """`base` goes before paths of this server, else what the caller reached it by.
 
-    `public`: results are for anybody, and their addresses stay the same.
+    `publishes` tells of a key's id whether its results are for anybody: their addresses have no
+    signature and stay the same.
     """
 
-    def __init__(self, urls: SignedUrls, *, base: str = "", public: bool = False) -> None:
+    def __init__(
+        self, urls: SignedUrls, publishes: Callable[[int], bool], *, base: str = ""
+    ) -> None:
         self._urls = urls
-        self._public = public
+        self._publishes = publishes
         self.base = base.rstrip("/")
 
     async def of(self, url: str, *, base: str = "") -> str:
@@ -35,7 +39,10 @@ class Links:
         if path == shown or not is_ours(path):
             return url
         before = self.base or base
-        return before + address(path) if self._public else await self._urls.signed(path, before)
+        owner = owner_in(path)
+        if owner is not None and self._publishes(owner):
+            return before + address(path)
+        return await self._urls.signed(path, before)
 
     async def written(self, body: bytes, *, base: str = "") -> bytes:
         """JSON with the addresses of what it lists in full; anything else as it is."""

@@ -155,6 +155,12 @@ class JobRunner:
         longest = min(_MOST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** max(attempt - 1, 0))
         return longest * self._chance()
 
+    def _path(self, name: str) -> str:
+        """Where the call came in that left this job."""
+        operation = self._registry.named(name)
+        alone = operation is not None and operation.queues is operation
+        return f"/api/{name}" if alone else f"/api/Queue{name}"
+
     def _trace(self, job: Job) -> Trace:
         now = time.time()
         id = self._ids.next(int(now * 1000))
@@ -166,7 +172,7 @@ class JobRunner:
             request_id=job.request_id or f"{id:x}",
             key_id=job.key_id,
             method="JOB",
-            path=f"/api/Queue{job.operation}",
+            path=self._path(job.operation),
             tag=job.tag,
             ref_id=job.ref_id,
         )

@@ -1,4 +1,4 @@
-"""Answers every Queue{Name}: checks the call as its operation would, and stores it as a job."""
+"""Answers what queues: checks the call as its operation would, and stores it as a job."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aiserver.contract.binding import binder_of
-from aiserver.contract.errors import ApiError, InvalidRequest
-from aiserver.contract.operation import Answer, Call, Handler, Operation, Queued, WithHeaders
+from aiserver.contract.errors import ApiError, Forbidden, InvalidRequest
+from aiserver.contract.operation import Answer, Call, Handler, Operation, WithHeaders
 from aiserver.contract.twins import Members, Wishes, split
 from aiserver.jobs.job import NewJob
 from aiserver.jobs.queue import EarlyAnswer, Queue
@@ -69,13 +69,12 @@ class QueueHandlers:
         return put
 
     async def _put(self, request: msgspec.Struct, call: Call, asked: Asked) -> Answer:
-        original = call.operation.twin_of
-        if original is None or original.queued is None:
+        original = call.operation.queues
+        if original is None:
             raise ApiError(f"{call.operation.name} queues no operation.")
         members, wishes = split(request, call.members)
         hashed = _hash(call.members, asked)
-        job = await self._job(original, original.queued, members, call, wishes, asked, hashed)
-        accepted = await self._stored(job, call)
+        accepted = await self._accepted(original, members, call, wishes, asked, hashed)
         answer = acknowledgement(
             call.operation,
             job_id=accepted.id,
@@ -93,33 +92,66 @@ class QueueHandlers:
         answer: EarlyAnswer | None = None,
     ) -> Accepted:
         """Stores a call of an operation that was not made through its twin. Raises ApiError."""
-        if original.queued is None:
-            raise ApiError(f"{original.name} cannot be queued.")
         wishes, hashed = _wishes_in(members), _hash(members, asked)
         # The answer is stored whole; who wants a stream is told it as one.
         members = {name: value for name, value in members.items() if name not in _STREAMED}
-        job = await self._job(original, original.queued, members, call, wishes, asked, hashed)
+        return await self._accepted(original, members, call, wishes, asked, hashed, answer)
+
+    async def _accepted(
+        self,
+        original: Operation,
+        members: Members,
+        call: Call,
+        wishes: Wishes,
+        asked: Asked,
+        body_hash: bytes | None,
+        answer: EarlyAnswer | None = None,
+    ) -> Accepted:
+        call.trace.tag = wishes.tag
+        try:
+            job = await self._job(original, members, call, wishes, asked, body_hash)
+        except Forbidden:
+            raise
+        except ApiError:
+            # What was taken once is answered again, though its model or its time may be over.
+            first = await self._first(call, asked, body_hash)
+            if first is None:
+                raise
+            return first
         return await self._stored(job, call, answer)
+
+    async def _first(self, call: Call, asked: Asked, body_hash: bytes | None) -> Accepted | None:
+        """The job of a call that is repeated, found without looking at what it asks for."""
+        if asked.idempotency_key is None or body_hash is None:
+            return None
+        if self._uploads is not None:
+            body_hash = await self._uploads.body_hash(body_hash, call.files)
+        key_id = call.caller.key_id or 0
+        first = await self._queue.store.replay(key_id, asked.idempotency_key, body_hash)
+        if first is not None:
+            call.trace.ref_id = first.ref_id
+        return first
 
     async def _job(
         self,
         original: Operation,
-        queued: Queued,
         members: Members,
         call: Call,
         wishes: Wishes,
         asked: Asked,
         body_hash: bytes | None,
     ) -> NewJob:
+        if original.queued is None:
+            raise ApiError(f"{original.name} cannot be queued.")
         now = int(self._clock.now().timestamp() * 1000)
         plan = planned(asked, wishes, call.caller, now=now)
         place = self._placed(original, members, call)
-        call.trace.model, call.trace.tag = place.model or None, wishes.tag
+        call.trace.model = place.model or None
         if wishes.reply_to:
             await self._addresses.admit(wishes.reply_to)
         return NewJob(
             operation=original.name,
-            kind=queued.kind,
+            kind=original.queued.kind,
             key_id=call.caller.key_id or 0,
             request=msgspec.json.encode(members),
             model=place.model,

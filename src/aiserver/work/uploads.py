@@ -53,6 +53,13 @@ class JobUploads:
             await self._drop(kept.values())
         return accepted
 
+    async def body_hash(self, members: bytes, uploads: Mapping[str, Upload]) -> bytes:
+        """What `add` makes of a job's own: a hash of its files too, where it has any."""
+        if not uploads:
+            return members
+        digests = {field: await digest_of(upload) for field, upload in uploads.items()}
+        return told_apart(members, uploads, digests)
+
     async def of(self, job: Job) -> dict[str, Upload]:
         """What its call came with, to be read from the start. Raises Gone."""
         try:

@@ -336,3 +336,18 @@ async def test_lone_provider_is_not_locked_out_by_a_bad_moment(gateway: TestGate
     await gateway.provider("gone", f"http://127.0.0.1:{closed_port()}")
     for _ in range(6):
         assert (await gateway.chat()).status == 502
+
+
+@LANES
+async def test_secret_where_an_error_is_cut_is_nowhere(
+    tmp_path: Path, migrated: bytes, upstream: FakeUpstream, lane: str
+) -> None:
+    said = ("no " * 700)[:1980] + f" {UPSTREAM_KEY} was sent"
+    async with opened(tmp_path, migrated, upstream, lane) as gateway:
+        upstream.next(status(400, {"error": {"message": said}}))
+        reply = await ask(gateway, "r1")
+        assert reply.status == 400
+        entry = await gateway.recorded("r1")
+    for text in (reply.body.decode(), json.dumps(entry)):
+        assert "no no no" in text
+        assert UPSTREAM_KEY[:8] not in text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, UploadFile
 
 from aiserver.contract.errors import BodyTooLarge, MalformedBody, Unavailable, UnsupportedMedia
 from aiserver.doors.body import BodyReader, ClientGone, Receive, Sizes
@@ -128,6 +128,7 @@ async def test_file_part_waits_on_disk(tmp_path: Path, monkeypatch: pytest.Monke
     async with sizes.read(headers, arriving(*pieces)) as body:
         assert body.pairs == [("positivePrompt", "a cat")]
         upload = body.files["image"]
+        assert isinstance(upload, UploadFile)
         assert (upload.filename, upload.size) == ("té st.png", 5 * MB)
         assert upload._in_memory is False
         assert sizes.held == 0

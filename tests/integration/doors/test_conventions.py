@@ -86,6 +86,18 @@ async def test_rows_come_as_csv(gateway: TestGateway) -> None:
     assert reply.body == b'result\r\n"Hello, x!"\r\n'
 
 
+async def test_batch_of_chats_comes_in_every_form(serving: TestGateway) -> None:
+    chat = {"model": "fake-model", "messages": [{"role": "user", "content": "hello"}]}
+    plain = (await serving.call("POST", "/api/OpenAiChatCompletion[]", [chat, chat])).json()
+    reply = await serving.call("POST", "/api/OpenAiChatCompletion[]?format=csv", [chat, chat])
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    rows = list(csv.DictReader(io.StringIO(reply.body.decode())))
+    assert [json.loads(row["choices"]) for row in rows] == [each["choices"] for each in plain]
+    php = {"user-agent": "servicestack/php"}
+    reply = await serving.call("POST", "/api/OpenAiChatCompletion[]", [chat], headers=php)
+    assert reply.json()[0]["choices"] == plain[0]["choices"]
+
+
 @pytest.mark.parametrize("path", ["/api/Hello.xml", "/api/Hello.", "/api/Hello?format=yaml"])
 async def test_unknown_format_is_refused(gateway: TestGateway, path: str) -> None:
     reply = await gateway.call("GET", path)

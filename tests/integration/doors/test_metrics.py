@@ -1,6 +1,7 @@
 """Who may read /metrics."""
 
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from aiserver.doors.metrics import Metrics
 from aiserver.keys.access import Credentials
 from aiserver.kit.telemetry import Telemetry
 from aiserver.settings.casts import secret
-from gateway import SECRET, TestGateway
+from gateway import SECRET, TestGateway, running
+from postgres import server
 
 TOKEN = "scrape-0123456789-0123456789"
 
@@ -101,3 +103,18 @@ async def test_gateway_refuses_who_comes_through_a_proxy(serving: TestGateway) -
     assert (await serving.call("GET", "/metrics", key=None)).status == 200
     key = await serving.key()
     assert (await serving.call("GET", "/metrics", key=key, headers=through)).status == 401
+
+
+async def test_scrapes_of_several_processes_are_told_apart(tmp_path: Path, migrated: bytes) -> None:
+    shared = {"DATABASE_URL": server().fresh_database(), "ENCRYPTION_KEY": "0" * 64}
+    async with running(tmp_path / "data", migrated, WORKERS="2", **shared) as gateway:
+        reply = await gateway.call("GET", "/metrics")
+    lines = [line for line in reply.body.splitlines() if not line.startswith(b"#")]
+    assert len(lines) > 20
+    assert all(b'process="1"' in line for line in lines)
+    # A scraper that kept its connection would see one of them for ever.
+    assert reply.headers["connection"] == "close"
+
+
+async def test_only_process_has_no_label(gateway: TestGateway) -> None:
+    assert b"process=" not in (await gateway.call("GET", "/metrics")).body

@@ -14,6 +14,7 @@ import pytest_asyncio
 from PIL import Image, ImageSequence
 
 from aiserver.files.artifacts import Artifact
+from aiserver.files.blobs import Blobs, LocalBlobs
 from aiserver.files.signing import SignedUrls
 from aiserver.files.variant_cache import Key
 from aiserver.files.variant_options import Presets
@@ -66,6 +67,8 @@ class Vanished:
     @asynccontextmanager
     async def folder(self) -> AsyncGenerator[Path]:
         yield Path("/nowhere")
+
+    file = folder
 
 
 def room(gateway: TestGateway) -> Variants:
@@ -366,10 +369,16 @@ async def test_failure_is_not_kept(gateway: TestGateway, file: Artifact, watched
 async def test_broken_scratch_disk_is_not_the_callers_fault(
     gateway: TestGateway, file: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for broken in (Scratch(tmp_path / "nowhere"), Vanished()):
+    async def refused(broken: Any) -> bool:
         monkeypatch.setattr(room(gateway), "_scratch", broken)
         reply = await get(gateway, "width=48", file)
-        assert (reply.status, reply.headers["retry-after"]) == (503, "2")
+        return (reply.status, reply.headers["retry-after"]) == (503, "2")
+
+    assert await refused(Scratch(tmp_path / "nowhere"))
+    # As of a picture in an object store, which is copied first.
+    monkeypatch.setattr(LocalBlobs, "file", Blobs.file)
+    assert await refused(Scratch(tmp_path / "nowhere"))
+    assert await refused(Vanished())
 
 
 async def test_busy_pool_says_when_to_come_back(

@@ -63,6 +63,22 @@ async def test_ranges_are_read_across_pieces(place: Place) -> None:
     assert copy.read_bytes() == content
 
 
+async def test_fetched_file_outlives_its_original(place: Place) -> None:
+    saved = await place.save(PNG)
+    local = await place.artifacts.fetch(saved, place.folder)
+    again = await place.artifacts.fetch(saved, place.folder)
+    await place.artifacts.delete([saved])
+    assert local != again
+    assert local.read_bytes() == PNG
+
+
+async def test_lost_bytes_are_not_fetched(place: Place) -> None:
+    saved = await place.save(PNG)
+    await place.storage.of(saved.kind).delete(saved.place)
+    with pytest.raises(StorageUnavailable):
+        await place.artifacts.fetch(saved, place.folder)
+
+
 async def test_empty_file_is_a_file(place: Place) -> None:
     saved = await place.save(b"")
     assert await place.read(saved) == b""

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from aiserver.files.signing import MOST_SECRETS, SignedUrls, Verdict
+from aiserver.files.signing import FRESH_SECONDS, MOST_SECRETS, SignedUrls, Verdict
 from aiserver.kit.tables import Tables
 
 PATH = "2026/11/23/1/" + "a" * 64 + ".webp"
@@ -89,6 +89,31 @@ async def test_rotated_secret_still_opens_for_a_while(urls: SignedUrls, tables: 
     assert await urls.verdict(PATH, *shown) is Verdict.WRONG
     rows = await tables.read("SELECT name FROM secrets WHERE name LIKE 'artifact_urls/%'")
     assert len(rows) == MOST_SECRETS
+
+
+async def test_other_process_follows_a_rotation(
+    urls: SignedUrls, tables: Tables, clock: HeldClock
+) -> None:
+    other = SignedUrls(tables, clock, ttl=TTL)
+    before = await other.signed(PATH)
+    assert await urls.rotate() == 1
+    clock.time += timedelta(seconds=FRESH_SECONDS)
+    assert await other.signed(PATH) == await urls.signed(PATH)
+    assert await other.verdict(PATH, *read(before)) is Verdict.VALID
+
+
+async def test_revoked_links_close_in_other_processes_too(
+    urls: SignedUrls, tables: Tables, clock: HeldClock
+) -> None:
+    other = SignedUrls(tables, clock, ttl=TTL)
+    shown = read(await other.signed(PATH))
+    await urls.rotate()
+    assert await urls.rotate(keep=0) == 0
+    clock.time += timedelta(seconds=FRESH_SECONDS)
+    for each in (urls, other):
+        assert await each.verdict(PATH, *shown) is Verdict.WRONG
+        assert await each.verdict(PATH, *read(await each.signed(PATH))) is Verdict.VALID
+    assert len(await tables.read("SELECT name FROM secrets WHERE name LIKE 'artifact_urls/%'")) == 1
 
 
 async def test_first_rotation_needs_no_secret_before(urls: SignedUrls) -> None:

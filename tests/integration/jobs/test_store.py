@@ -27,6 +27,7 @@ from aiserver.jobs.store import (
     Progress,
     Want,
 )
+from aiserver.kit.ids import began_ms
 from job_stores import BROKEN, LEASE, OWNER, OpenStores, Stores, new_job, settled
 
 PEER = "host:2:200:bb"
@@ -104,6 +105,17 @@ async def test_idempotency_key_with_another_body_is_refused(store: Stores) -> No
         await store.put(idempotency_key="k", body_hash=b"2")
     other = await store.put(idempotency_key="k", body_hash=b"2", key_id=2)
     assert not other.replayed
+
+
+async def test_first_job_of_an_idempotency_key_is_found_by_its_body(store: Stores) -> None:
+    accepted = await store.put(idempotency_key="k\x00\ud800", body_hash=b"1")
+    found = await store.jobs.replay(1, "k\x00\ud800", b"1")
+    assert found is not None
+    assert (found.id, found.ref_id, found.replayed) == (accepted.id, accepted.ref_id, True)
+    assert await store.jobs.replay(2, "k\x00\ud800", b"1") is None
+    assert await store.jobs.replay(1, "another", b"1") is None
+    with pytest.raises(Conflict, match="Idempotency-Key"):
+        await store.jobs.replay(1, "k\x00\ud800", b"2")
 
 
 async def test_idempotency_key_outlives_the_move_to_the_archive(store: Stores) -> None:
@@ -420,7 +432,7 @@ async def test_lost_lease_gives_the_job_to_a_peer(store: Stores) -> None:
     assert (await store.jobs.heartbeat(OWNER, [job.fence], until=store.now)).lost == [job.fence]
     await store.jobs.finish(again.fence, Completed(result=b"1", ledger=settled(2, again.fence)))
     assert (await store.job(job.id)).result == b"1"
-    assert await store.ledger() == [2]
+    assert await store.rows("SELECT lost, cost FROM ledger ORDER BY id") == [(1, 5_000), (1, None)]
 
 
 async def test_last_lost_lease_fails_the_job(store: Stores) -> None:
@@ -451,6 +463,51 @@ async def test_jobs_of_dead_processes_are_taken_back_at_once(store: Stores) -> N
     assert (swept.lost, swept.ready) == (1, 1)
     assert (await store.job(dead.id)).state is State.QUEUED
     assert (await store.job(alive.id)).state is State.STARTED
+
+
+@pytest.mark.parametrize("end", ["lease", "death", "deadline", "cancelled"])
+async def test_attempt_that_was_lost_is_in_the_ledger_once(store: Stores, end: str) -> None:
+    deadline = store.now + LEASE if end == "deadline" else None
+    job = await store.started(key_id=7, deadline=deadline)
+    await store.jobs.progress([Progress(fence=job.fence, worker="fake")])
+    if end == "cancelled":
+        await store.jobs.cancel([job.id])
+    if end == "death":
+        await store.jobs.take_back([OWNER])
+    store.tick(LEASE)
+    for _ in range(2):
+        await store.jobs.sweep()
+        await store.jobs.take_back([OWNER])
+        late = Completed(result=b"1", ledger=settled(1, job.fence))
+        assert await store.jobs.finish(job.fence, late) is None
+    columns = "key_id, provider, model, prompt_tokens, completion_tokens, cost, lost"
+    lost = (7, "fake", "model-a", None, None, None, 1)
+    assert await store.rows(f"SELECT {columns} FROM ledger") == [lost]
+    [(id, at)] = await store.rows("SELECT id, at FROM ledger")
+    assert began_ms(id) == at
+    assert store.now - LEASE <= at <= store.now
+
+
+async def test_lost_attempts_have_numbers_that_no_process_gives(store: Stores) -> None:
+    number = "SELECT number FROM revisions WHERE name = 'processes'"
+    [(before,)] = await store.rows(number)
+    for _ in range(300):
+        await store.put()
+    for _ in range(2):
+        assert len(await store.claim(300)) == 300
+        store.tick(LEASE)
+        await store.jobs.sweep()
+    assert await store.rows("SELECT count(*), count(DISTINCT id) FROM ledger") == [(600, 600)]
+    assert await store.rows(number) == [(before + 1,)]
+
+
+async def test_lost_job_that_asked_nobody_is_not_in_the_ledger(store: Stores) -> None:
+    await store.put(model="")
+    await store.put(deadline=store.now + LEASE)
+    assert len(await store.claim(model="")) == 1
+    store.tick(LEASE)
+    assert (await store.jobs.sweep()).lost == 1
+    assert await store.ledger() == []
 
 
 async def test_planned_job_starts_when_it_is_due(store: Stores) -> None:

@@ -9,6 +9,7 @@ import pytest
 from aiserver.contract.trace import Trace
 from aiserver.jobs.admin_cancelling import cancel_all, cancel_ids
 from aiserver.jobs.attempt import Attempt
+from aiserver.jobs.event_stream import Teller
 from aiserver.jobs.job import Completed, Outcome, State
 from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.worker import Worker
@@ -364,3 +365,22 @@ async def test_cancelled_job_leaves_its_answer_to_the_store(work: Work) -> None:
     job = await work.queue.ended(accepted.id, seconds=10, answer=answer)
     assert job is not None
     assert job.state is State.CANCELLED
+
+
+async def test_what_a_job_says_just_before_its_end_is_kept(work: Work) -> None:
+    async def last_words(attempt: Attempt) -> Outcome:
+        attempt.report(progress=0.5, status="Working", log="first\n")
+        attempt.report(progress=1.0, status="Storing", log="last\n")
+        return Completed(result=b"1")
+
+    work.do = last_words
+    accepted = await work.stores.put()
+    await work.worker.claim()
+    teller, events = Teller(), b""
+    async for job in work.queue.follow(accepted.id, seconds=10):
+        events += b"".join(teller.tell(job, None))
+    job = await work.stores.job(accepted.id)
+    assert (job.state, job.progress, job.status) == (State.COMPLETED, 1.0, "Storing")
+    assert job.logs == "first\nlast\n"
+    assert events.count(b"first\\nlast\\n") == 1
+    assert events.rpartition(b"event: ")[2].startswith(b"finished")

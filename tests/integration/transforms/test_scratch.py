@@ -62,6 +62,21 @@ async def test_folder_goes_with_its_job_however_it_ends(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+async def test_file_goes_with_its_block_unless_it_was_taken(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    with Scratch.opened(tmp_path / "scratch") as scratch:
+        async with scratch.file() as left, scratch.file() as path:
+            assert not path.exists()
+            left.write_bytes(b"half")
+            path.write_bytes(b"whole")
+            path.rename(taken)
+        assert not left.exists()
+    assert taken.read_bytes() == b"whole"
+    with pytest.raises(StorageUnavailable):
+        async with scratch.file():
+            pass
+
+
 def test_leftovers_of_a_killed_process_are_swept_and_no_others(tmp_path: Path) -> None:
     alive, dead = holding(tmp_path), holding(tmp_path)
     try:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from fakes.load import PacedUpstream
+from fakes.ollama import MODEL, FakeOllama
 from fakes.receiver import Receiver
 from fakes.upstream import FakeUpstream, stall, status
 from gateway import Reply, TestGateway, running
@@ -302,6 +304,30 @@ async def test_stream_in_ollamas_form_is_told_again_in_it(serving: TestGateway) 
     assert first.body == again.body
 
 
+@pytest.mark.parametrize("said", [{}, {"stream": False}], ids=["typed", "ollama"])
+@pytest.mark.parametrize("headers", [{"Idempotency-Key": "order-9"}, {"Prefer": "wait=30"}])
+async def test_generation_as_a_job_is_answered_in_the_form_of_a_direct_one(
+    gateway: TestGateway, said: dict[str, Any], headers: dict[str, str]
+) -> None:
+    async with FakeOllama() as box:
+        models = [{"model": "m", "apiModel": MODEL}]
+        await gateway.provider("box", box.base_url, aiTypeId="Ollama", models=models)
+        body = {"model": "m", "prompt": "hello", **said}
+        direct = await gateway.call("POST", "/api/generate", body)
+        told = await gateway.call("POST", "/api/generate", body, headers=headers)
+    assert told.json() == direct.json()
+    assert type(told.json()["created_at"]) is (str if said else int)
+
+
+async def test_translated_generation_as_a_job_has_the_time_as_text(serving: TestGateway) -> None:
+    once = {"Idempotency-Key": "order-10"}
+    body = {"model": "fake-model", "prompt": "hello", "stream": False}
+    direct = (await serving.call("POST", "/api/generate", body)).json()
+    told = (await serving.call("POST", "/api/generate", body, headers=once)).json()
+    assert {n: type(v) for n, v in told.items()} == {n: type(v) for n, v in direct.items()}
+    assert told["created_at"].endswith("Z")
+
+
 async def test_told_stream_ends_well_in_the_history(serving: TestGateway) -> None:
     headers = {"Idempotency-Key": "order-7", "X-Request-Id": "told-stream"}
     await serving.call("POST", "/v1/chat/completions", STREAMED, headers=headers)
@@ -416,3 +442,45 @@ async def test_slot_of_a_job_that_may_not_run_any_more_is_free_again(
     assert (await ended(gateway, "late"))["jobState"] == "Failed"
     assert (await gateway.chat()).status == 200
     assert [gateway.app._pool.running(p.id) for p in gateway.app._pool.providers()] == [0]
+
+
+@pytest.mark.parametrize("change", ["removed", "disabled", "without the model"])
+async def test_repeated_call_is_answered_though_its_model_is_gone(
+    serving: TestGateway, upstream: FakeUpstream, change: str
+) -> None:
+    once = {"Idempotency-Key": "gone-1"}
+    queue = "/api/QueueOpenAiChatCompletion", {"request": ASKED}
+    calls = (("/v1/chat/completions", ASKED), queue)
+    first = [
+        await serving.call("POST", path, body, headers={"Idempotency-Key": path})
+        for path, body in calls
+    ]
+    assert [reply.status for reply in first] == [200, 200]
+    [provider] = serving.app._pool.providers()
+    if change == "removed":
+        reply = await serving.call("DELETE", f"/api/DeleteAiProvider?id={provider.id}")
+    else:
+        members = {"enabled": False} if change == "disabled" else {"models": [{"model": "other"}]}
+        body = {"id": provider.id, **members}
+        reply = await serving.call("PATCH", "/api/UpdateAiProvider", body)
+    assert reply.status < 300, reply.body
+    for (path, body), before in zip(calls, first, strict=True):
+        again = await serving.call("POST", path, body, headers={"Idempotency-Key": path})
+        assert (again.status, again.body) == (200, before.body)
+        assert again.headers["idempotency-replayed"] == "true"
+        reply = await serving.call("POST", path, {**body, "refId": "x"}, headers=once)
+        assert reply.status in (404, 503), reply.body
+    other = {**ASKED, "messages": [{"role": "user", "content": "else"}]}
+    reply = await serving.call("POST", calls[0][0], other, headers={"Idempotency-Key": calls[0][0]})
+    assert reply.status == 409
+
+
+async def test_key_that_lost_its_model_is_not_answered_again(serving: TestGateway) -> None:
+    key = await serving.key(models=["fake-model"])
+    once = {"Idempotency-Key": "lost-1"}
+    path = "/v1/chat/completions"
+    assert (await serving.call("POST", path, ASKED, key=key, headers=once)).status == 200
+    [made] = (await serving.call("GET", "/api/AdminQueryApiKeys")).json()["results"]
+    update = {"id": made["id"], "models": ["another"]}
+    assert (await serving.call("POST", "/api/AdminUpdateApiKey", update)).status == 200
+    assert (await serving.call("POST", path, ASKED, key=key, headers=once)).status == 403

@@ -23,6 +23,7 @@ from postgres import server
 TESTS = Path(__file__).parents[2]
 LATER = "2099-01-01T00:00:00Z"
 CAT = ("té cat.png", b"\x89PNG cat")
+MOVING = ("jobState", "status")
 Opener = Callable[..., AbstractAsyncContextManager[TestGateway]]
 
 
@@ -322,6 +323,25 @@ async def test_same_idempotency_key_with_other_bytes_is_409(painting: TestGatewa
         assert (await put(painting, to=to, headers=once, **other)).status == 409
     assert (await put(painting, to=to, headers=once)).headers["idempotency-replayed"] == "true"
     assert (await count(painting), len(kept(painting))) == (1, 1)
+
+
+@both
+async def test_repeated_call_is_answered_though_its_time_is_over(painting: TestGateway) -> None:
+    over = {"Job-Deadline": "2020-01-01T00:00:00Z"}
+    for to in ("PaintPicture", "QueuePaintPicture"):
+        once = {"Idempotency-Key": to}
+        first = await put(painting, to=to, headers=once)
+        again = await put(painting, to=to, headers={**once, **over})
+        # A queued job may have begun since.
+        told = [
+            {name: value for name, value in reply.json().items() if name not in MOVING}
+            for reply in (first, again)
+        ]
+        assert (again.status, told[1]) == (200, told[0])
+        assert again.headers["idempotency-replayed"] == "true"
+        other = await put(painting, to=to, image=("d", b"dog"), headers={**once, **over})
+        assert other.status == 409
+    assert (await put(painting, headers={"Idempotency-Key": "new", **over})).status == 400
 
 
 @both

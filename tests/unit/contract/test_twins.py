@@ -102,6 +102,24 @@ class ConvertImage(Wire, kw_only=True):
     tag: str | None = None
 
 
+@operation(
+    tag="Media",
+    verbs=POST,
+    access=Access.KEY,
+    returns=QueueMediaTransformResponse,
+    queued=Queued(
+        into=QueueMediaTransformResponse,
+        kind="transform",
+        status="GetArtifactGenerationStatus",
+        only=True,
+    ),
+)
+class QueueAnything(Wishes, kw_only=True):
+    """Queues whatever it is told."""
+
+    request: dict[str, int]
+
+
 @operation(tag="Media", verbs=GET, access=Access.KEY, returns=None)
 class GetArtifactGenerationStatus(Wire, kw_only=True):
     """Tells how far it is."""
@@ -354,6 +372,31 @@ def test_twin_without_its_original_stops_the_start() -> None:
     handlers = dict.fromkeys([twin(ConvertImage), GetArtifactGenerationStatus], nothing)
     with pytest.raises(RegistryError, match="needs 'ConvertImage'"):
         Registry(handlers)
+
+
+def test_operation_that_only_queues_has_no_twin() -> None:
+    assert twin_of(QueueAnything) is None
+    assert twins_of([QueueAnything]) == []
+    assert operation_of(QueueAnything).queues is operation_of(QueueAnything)
+    assert queue(ConvertImage).queues is operation_of(ConvertImage)
+    assert operation_of(ConvertImage).queues is None
+
+
+def test_operation_that_only_queues_is_taken_apart_too() -> None:
+    members = {"Request": {"a": 1}, "ref_id": "r", "state": "s", "priority": "7", "new": 1}
+    bound = Binder(QueueAnything).bind(members)
+    found = split(bound, members)
+    assert found.members == {"request": {"a": 1}, "refId": "r", "new": 1}
+    assert found.wishes == Wishes(ref_id="r", state="s", priority=7)
+    answer = acknowledgement(
+        operation_of(QueueAnything), job_id=1, ref_id="r", state=BackgroundJobState.QUEUED
+    )
+    assert msgspec.to_builtins(answer)["statusUrl"] == "/api/GetArtifactGenerationStatus?RefId=r"
+
+
+def test_operation_that_only_queues_needs_its_status_call() -> None:
+    with pytest.raises(RegistryError, match="needs 'GetArtifactGenerationStatus'"):
+        Registry({QueueAnything: nothing})
 
 
 def test_only_a_twin_can_be_taken_apart() -> None:

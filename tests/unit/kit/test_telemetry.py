@@ -159,3 +159,15 @@ async def test_two_servers_do_not_share_counts(telemetry: Telemetry) -> None:
     settle(telemetry)
     other = Telemetry(version="1", operations=["Chat"])
     assert not any(name[0] == "aiserver_calls_total" for name in await read(other))
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+async def test_series_of_one_of_several_processes_say_which(accept: str) -> None:
+    made = Telemetry(version="1", operations=["Chat"], process=3)
+    settle(made, None)
+    read_all = open_metrics if accept else text_string_to_metric_families
+    for _ in range(2):
+        body, _ = await made.page(accept)
+        samples = [s for family in read_all(body.decode()) for s in family.samples]
+        assert {sample.labels.get("process") for sample in samples} == {"3"}
+        assert {"process_start_time_seconds", "aiserver_calls_total"} <= {s.name for s in samples}

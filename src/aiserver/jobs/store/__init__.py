@@ -263,6 +263,10 @@ class JobStore(Protocol):
         """
         ...
 
+    async def replay(self, key_id: int, idempotency_key: str, body_hash: bytes) -> Accepted | None:
+        """The job of this idempotency key, if there is one. Raises Conflict for another body."""
+        ...
+
     async def groups(self) -> list[Group]:
         """The groups with jobs that could be claimed now; its cost goes by groups, not by jobs."""
         ...
@@ -332,7 +336,8 @@ class JobStore(Protocol):
         Scheduled jobs become Queued, behind what their key has in line unless they ran before.
         Expired leases: Cancelled where asked, Failed (LOST) after the last attempt, else Queued at
         their old place; the attempt counts. Waiting and running jobs past their deadline: Failed
-        (DEADLINE), the fence of a running one broken.
+        (DEADLINE), the fence of a running one broken. An attempt that so ends, at a provider, is in
+        the ledger with a cost that is not known.
         """
         ...
 

@@ -5,6 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from aiserver.contract.errors import Conflict
 from aiserver.jobs.job import Fence, Job, NewJob, Outcome, Summary
 from aiserver.jobs.store import (
     MOST_ROWS,
@@ -33,12 +34,13 @@ from aiserver.jobs.store import (
     postgres_sweep,
 )
 from aiserver.jobs.store.batches import Batches
+from aiserver.jobs.store.lost import NUMBER
 from aiserver.jobs.store.postgres_enqueue import Entry
 from aiserver.jobs.store.postgres_rows import CHANNEL, text
 from aiserver.jobs.store.postgres_turn import Turns
 from aiserver.jobs.store.sqlite_finish import Ending
 from aiserver.kit.clock import Clock
-from aiserver.kit.ids import random_hex
+from aiserver.kit.ids import CallIds, random_hex
 from aiserver.kit.postgres import ConnectionCut, Listener, Postgres
 
 _TEXTS = ("operation", "kind", "model", "provider", "ref_id", "files", "tag", "reply_to", "echo")
@@ -66,6 +68,7 @@ class PostgresJobs:
         self._name = random_hex(8)
         self._enqueues = Batches(self._write_entries)
         self._finishes = Batches(self._write_endings)
+        self._ids: CallIds | None = None
 
     async def begin(self) -> None:
         """Nothing: it is all in the database."""
@@ -85,6 +88,13 @@ class PostgresJobs:
         clean = _clean(job)
         ref_id = clean.ref_id or random_hex()
         return await self._enqueues.add(Entry(clean, ref_id, owner, until, self._now()))
+
+    async def replay(self, key_id: int, idempotency_key: str, body_hash: bytes) -> Accepted | None:
+        key = text(idempotency_key) or ""
+        answer = await postgres_enqueue.replay(self._db, key_id, key, body_hash)
+        if isinstance(answer, Conflict):
+            raise answer
+        return answer
 
     async def groups(self) -> list[Group]:
         return await postgres_claim.groups(self._db)
@@ -130,13 +140,14 @@ class PostgresJobs:
         due = await postgres_sweep.next_due(self._db)
         if due is None or due > now:
             return Swept([], 0, 0, due)
-        return await postgres_sweep.sweep(self._db, self._turns(now))
+        return await postgres_sweep.sweep(self._db, self._turns(now), await self._numbers())
 
     async def owners(self) -> list[str]:
         return await postgres_query.owners(self._db)
 
     async def take_back(self, owners: Sequence[str]) -> Swept:
-        return await postgres_sweep.take_back(self._db, owners, self._turns(self._now()))
+        turns, ids = self._turns(self._now()), await self._numbers()
+        return await postgres_sweep.take_back(self._db, owners, turns, ids)
 
     async def counts(self) -> Counts:
         return await postgres_query.counts(self._db)
@@ -171,6 +182,13 @@ class PostgresJobs:
     async def close(self) -> None:
         await self._enqueues.close()
         await self._finishes.close()
+
+    async def _numbers(self) -> CallIds:
+        """For attempts that are lost."""
+        if self._ids is None:
+            [(number,)] = await self._db.rows(NUMBER)
+            self._ids = self._ids or CallIds(number)
+        return self._ids
 
     async def _write_entries(self, entries: Sequence[Entry]) -> Sequence[Accepted | Exception]:
         write = partial(

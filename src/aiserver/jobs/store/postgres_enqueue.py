@@ -137,6 +137,14 @@ async def enqueue(
     return [_answer(answer, stored) for answer in answers]
 
 
+async def replay(
+    database: Postgres, key_id: int, idempotency_key: str, body_hash: bytes
+) -> Accepted | Conflict | None:
+    """As `refusals.replayed` has it."""
+    rows = await database.read(_SAME_KEY, [key_id], [idempotency_key])
+    return replayed([tuple(row)[1:] for row in rows], body_hash)
+
+
 class _Names:
     """The refIds and idempotency keys that were used, as far as one batch needs to know them."""
 
@@ -171,9 +179,9 @@ class _Names:
             key = (job.key_id, job.idempotency_key)
             if (here := self._keyed_here.get(key)) is not None:
                 first, stored = here
-                refused = replayed([(0, "", State.QUEUED, first.job.body_hash)], job)
+                refused = replayed([(0, "", State.QUEUED, first.job.body_hash)], job.body_hash)
                 return refused if isinstance(refused, Conflict) else stored._replace(replayed=True)
-            if (found := replayed(self._keyed.get(key, []), job)) is not None:
+            if (found := replayed(self._keyed.get(key, []), job.body_hash)) is not None:
                 return found
         if name in self._refs:
             return ref_id_used()

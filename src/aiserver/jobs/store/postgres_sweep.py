@@ -8,10 +8,12 @@ from msgspec.structs import replace
 
 from aiserver.jobs.job import Job, State
 from aiserver.jobs.store import MOST_ROWS, Bounds, Changed, Swept
+from aiserver.jobs.store.lost import lost_row
 from aiserver.jobs.store.postgres_line import IN_TURN, Line, place_of
 from aiserver.jobs.store.postgres_rows import job
 from aiserver.jobs.store.postgres_turn import LOCKED, Turns
 from aiserver.jobs.store.refusals import DEADLINE_ERROR, lost_error
+from aiserver.kit.ids import CallIds
 from aiserver.kit.postgres import Postgres, Transaction
 
 _NEXT = """
@@ -39,16 +41,19 @@ async def next_due(database: Postgres) -> int | None:
     return row[0]
 
 
-async def sweep(database: Postgres, turns: Turns) -> Swept:
+async def sweep(database: Postgres, turns: Turns, ids: CallIds) -> Swept:
+    """Attempts that end here are told to the ledger under `ids`."""
     async with database.transaction(IN_TURN) as transaction:
         overdue = await _rows(transaction, _OVERDUE, turns.now)
         ended = [
             turns.stop(found, DEADLINE_ERROR if found.cancel_asked is None else None)
             for found in overdue
         ]
+        _lose([found for found in overdue if found.state is State.STARTED], turns, ids)
         expired = await _rows(transaction, _EXPIRED, turns.now)
         late = [found for found in expired if found.id not in turns.turned]
         returned, lost = _take_back(late, turns)
+        _lose(late, turns, ids)
         planned = await _rows(transaction, _PLANNED, turns.now)
         line = Line(Bounds())
         promoted = await _promote(transaction, planned, line, turns)
@@ -58,10 +63,12 @@ async def sweep(database: Postgres, turns: Turns) -> Swept:
     return Swept(ended + lost, returned + promoted, len(late), again, more)
 
 
-async def take_back(database: Postgres, owners: Sequence[str], turns: Turns) -> Swept:
+async def take_back(database: Postgres, owners: Sequence[str], turns: Turns, ids: CallIds) -> Swept:
+    """As `sweep`, for the leases of these owners."""
     async with database.transaction() as transaction:
         held = await _rows(transaction, _OWNED, list(owners))
         returned, ended = _take_back(held, turns)
+        _lose(held, turns, ids)
         await turns.write(transaction)
     again = await next_due(database)
     return Swept(ended, returned, len(held), again, len(held) == MOST_ROWS)
@@ -69,6 +76,13 @@ async def take_back(database: Postgres, owners: Sequence[str], turns: Turns) -> 
 
 async def _rows(transaction: Transaction, sql: str, parameter: object) -> list[Job]:
     return [job(row) for row in await transaction.rows(sql, parameter)]
+
+
+def _lose(held: list[Job], turns: Turns, ids: CallIds) -> None:
+    for found in held:
+        lost = lost_row(ids, turns.now, key_id=found.key_id, model=found.model, worker=found.worker)
+        if lost is not None:
+            turns.ledger.append(lost)
 
 
 def _take_back(held: list[Job], turns: Turns) -> tuple[int, list[Changed]]:

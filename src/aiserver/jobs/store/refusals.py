@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiserver.contract.errors import Conflict
-from aiserver.jobs.job import FailureKind, Job, JobError, NewJob, State
+from aiserver.jobs.job import FailureKind, Job, JobError, State
 from aiserver.jobs.store import Accepted
 
 QUEUE_FULL = "The queue is full."
@@ -29,7 +29,7 @@ def lost_error(attempts: int) -> JobError:
     )
 
 
-def replayed(rows: Sequence[Sequence[Any]], job: NewJob) -> Accepted | Conflict | None:
+def replayed(rows: Sequence[Sequence[Any]], asked_hash: bytes | None) -> Accepted | Conflict | None:
     """What to answer to a job whose idempotency key was used; None where it was not.
 
     The first row is the id, refId, state and body hash of the job that used it.
@@ -37,7 +37,7 @@ def replayed(rows: Sequence[Sequence[Any]], job: NewJob) -> Accepted | Conflict 
     if not rows:
         return None
     id, ref_id, state, body_hash = rows[0]
-    if body_hash != job.body_hash:
+    if body_hash != asked_hash:
         return Conflict(
             "This Idempotency-Key was used for another request. Send a new key.",
             reason="idempotency_key_reused",

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from aiserver.contract.conditions import stored
 from aiserver.contract.errors import Conflict, TooBusy
 from aiserver.jobs.job import Fence, Job, NewJob, Outcome, Summary
 from aiserver.jobs.store import (
@@ -36,6 +37,7 @@ from aiserver.jobs.store import (
 )
 from aiserver.jobs.store.batches import Batches
 from aiserver.jobs.store.depth import Depth
+from aiserver.jobs.store.lost import NUMBER
 from aiserver.jobs.store.refusals import replayed
 from aiserver.jobs.store.sqlite_enqueue import Entry
 from aiserver.jobs.store.sqlite_finish import Ending
@@ -44,7 +46,7 @@ from aiserver.jobs.store.sqlite_query import Read
 from aiserver.jobs.store.sqlite_rows import Effects
 from aiserver.kit.clock import Clock
 from aiserver.kit.db import Connection, Database
-from aiserver.kit.ids import random_hex
+from aiserver.kit.ids import CallIds, random_hex
 
 T = TypeVar("T")
 _RECOUNT_SECONDS = 600.0
@@ -83,6 +85,7 @@ class SqliteJobs:
         self._writes = 0
         self._flying = 0
         self._recounted = clock.monotonic()
+        self._ids: CallIds | None = None
 
     @classmethod
     async def open(
@@ -118,14 +121,23 @@ class SqliteJobs:
         try:
             self._depth.reserve(job.key_id)
         except TooBusy:
-            replayed = self._replayed(job)
-            if replayed is None:
+            if job.idempotency_key is None or job.body_hash is None:
                 raise
-            return replayed
+            first = await self.replay(job.key_id, job.idempotency_key, job.body_hash)
+            if first is None:
+                raise
+            return first
         self._begin()
         stored = self._enqueues.submit(entry)
         stored.add_done_callback(partial(self._stored, job.key_id))
         return await asyncio.shield(stored)
+
+    async def replay(self, key_id: int, idempotency_key: str, body_hash: bytes) -> Accepted | None:
+        key = str(stored(idempotency_key))
+        answer = replayed(self._db.read(*sqlite_enqueue.first(key_id, key)), body_hash)
+        if isinstance(answer, Conflict):
+            raise answer
+        return answer
 
     async def groups(self) -> list[Group]:
         return sqlite_claim.groups(self._db)
@@ -191,14 +203,16 @@ class SqliteJobs:
         due = sqlite_sweep.next_due(self._db)
         if due is None or due > self._now():
             return Swept([], 0, 0, due)
-        return await self._write(sqlite_sweep.sweep)
+        ids = await self._numbers()
+        return await self._write(lambda c, effects: sqlite_sweep.sweep(c, effects, ids))
 
     async def owners(self) -> list[str]:
         sql = "SELECT DISTINCT owner FROM jobs WHERE state = 'Started' ORDER BY owner"
         return [owner for (owner,) in self._db.read(sql)]
 
     async def take_back(self, owners: Sequence[str]) -> Swept:
-        return await self._write(lambda c, effects: sqlite_sweep.take_back(c, owners, effects))
+        ids = await self._numbers()
+        return await self._write(lambda c, effects: sqlite_sweep.take_back(c, owners, effects, ids))
 
     async def counts(self) -> Counts:
         return await self._apart(sqlite_query.counts)
@@ -255,6 +269,13 @@ class SqliteJobs:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def _numbers(self) -> CallIds:
+        """For attempts that are lost; only the writer's thread takes any."""
+        if self._ids is None:
+            [(number,)] = await self._db.write(lambda connection: connection.rows(NUMBER))
+            self._ids = self._ids or CallIds(number)
+        return self._ids
+
     async def _write_entries(self, entries: Sequence[Entry]) -> Sequence[Accepted | Exception]:
         now = self._now()
         return await self._db.write(lambda c: sqlite_enqueue.enqueue(c, entries, now))
@@ -287,14 +308,6 @@ class SqliteJobs:
     def _begin(self) -> None:
         self._flying += 1
         self._writes += 1
-
-    def _replayed(self, job: NewJob) -> Accepted | None:
-        if job.idempotency_key is None:
-            return None
-        answer = replayed(self._db.read(*sqlite_enqueue.first(job)), job)
-        if isinstance(answer, Conflict):
-            raise answer
-        return answer
 
     async def _mend_depth(self) -> None:
         if self._clock.monotonic() - self._recounted < _RECOUNT_SECONDS or self._flying:

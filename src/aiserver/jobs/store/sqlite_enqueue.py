@@ -105,9 +105,9 @@ class Tags:
         self._changed.add((kind, model, key_id))
 
 
-def first(job: NewJob) -> tuple[str, Row]:
-    """SQL for the job that has this one's idempotency key."""
-    return _FIRST, (job.key_id, job.idempotency_key) * 2
+def first(key_id: int, idempotency_key: str | None) -> tuple[str, Row]:
+    """SQL for the job that has this idempotency key."""
+    return _FIRST, (key_id, idempotency_key) * 2
 
 
 def enqueue(
@@ -125,7 +125,7 @@ def enqueue(
             copies[index] = keyed[key]
             answers.append(None)
             continue
-        answer = None if key is None else replayed(connection.rows(*first(job)), job)
+        answer = None if key is None else replayed(connection.rows(*first(*key)), job.body_hash)
         if answer is None and job.ref_id is not None:
             answer = _taken(connection, name, new)
         answers.append(answer)
@@ -136,7 +136,8 @@ def enqueue(
     accepted = _insert(connection, [(i, entries[i]) for i in new.values()], now)
     for index, original in copies.items():
         row = (accepted[original].id, accepted[original].ref_id, accepted[original].state.value)
-        copy = replayed([(*row, entries[original].job.body_hash)], entries[index].job)
+        kept, asked = entries[original].job.body_hash, entries[index].job.body_hash
+        copy = replayed([(*row, kept)], asked)
         answers[index] = copy
     return [answer or accepted[index] for index, answer in enumerate(answers)]
 

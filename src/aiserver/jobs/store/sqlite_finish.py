@@ -66,9 +66,14 @@ def finish(
         reached.append(changed)
         if changed is not None and ending.outcome.ledger is not None:
             ledger.append(ending.outcome.ledger)
+    settle(connection, ledger)
+    return reached
+
+
+def settle(connection: Connection, ledger: Sequence[LedgerRow]) -> None:
+    """Writes rows of the ledger; the same id again changes nothing."""
     for sql, values in in_blocks(_LEDGER, ledger):
         connection.execute(sql, values)
-    return reached
 
 
 def _finish(connection: Connection, ending: Ending, effects: Effects) -> Changed | None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from aiserver.jobs.job import State
 from aiserver.jobs.store import MOST_ROWS, Changed, Swept
+from aiserver.jobs.store.lost import lost_row
 from aiserver.jobs.store.refusals import DEADLINE_ERROR, lost_error
 from aiserver.jobs.store.sqlite_enqueue import Line, Tags
-from aiserver.jobs.store.sqlite_finish import stop
+from aiserver.jobs.store.sqlite_finish import settle, stop
 from aiserver.jobs.store.sqlite_rows import AMONG, CHANGED, Effects, listed
 from aiserver.kit.db import Connection, Database, Row
+from aiserver.kit.ids import CallIds
 
 _NEXT = """
 SELECT min(at) FROM (
@@ -21,14 +23,15 @@ SELECT min(at) FROM (
   SELECT min(deadline) FROM jobs INDEXED BY jobs_deadlines
   WHERE deadline IS NOT NULL AND ended IS NULL)"""
 _OVERDUE = f"""
-SELECT id, state, cancel_asked FROM jobs INDEXED BY jobs_deadlines
+SELECT id, key_id, model, worker, state, cancel_asked FROM jobs INDEXED BY jobs_deadlines
 WHERE deadline IS NOT NULL AND ended IS NULL AND deadline <= ?
 ORDER BY deadline LIMIT {MOST_ROWS}"""
+_HELD = "id, key_id, model, worker, attempt, max_attempts, cancel_asked"
 _EXPIRED = f"""
-SELECT id, attempt, max_attempts, cancel_asked FROM jobs INDEXED BY jobs_leases
+SELECT {_HELD} FROM jobs INDEXED BY jobs_leases
 WHERE state = 'Started' AND lease_until <= ? ORDER BY lease_until LIMIT {MOST_ROWS}"""
 _OWNED = f"""
-SELECT id, attempt, max_attempts, cancel_asked FROM jobs INDEXED BY jobs_leases
+SELECT {_HELD} FROM jobs INDEXED BY jobs_leases
 WHERE state = 'Started' AND owner {AMONG} LIMIT {MOST_ROWS}"""
 _PLANNED = f"""
 SELECT id, kind, model, priority, key_id, attempt, vtag FROM jobs INDEXED BY jobs_scheduled
@@ -43,30 +46,45 @@ def next_due(database: Database) -> int | None:
     return database.read(_NEXT)[0][0]
 
 
-def sweep(connection: Connection, effects: Effects) -> Swept:
+def sweep(connection: Connection, effects: Effects, ids: CallIds) -> Swept:
+    """Attempts that end here are told to the ledger under `ids`."""
     overdue = connection.rows(_OVERDUE, (effects.now,))
     ended = _end_overdue(connection, overdue, effects)
+    _lose(connection, [row for row in overdue if row[4] == State.STARTED.value], effects, ids)
     expired = connection.rows(_EXPIRED, (effects.now,))
     returned, lost = _take_back(connection, expired, effects)
+    _lose(connection, expired, effects, ids)
     promoted = _promote(connection, effects)
     more = MOST_ROWS in (len(overdue), len(expired), promoted)
     again = connection.rows(_NEXT)[0][0]
     return Swept(ended + lost, returned + promoted, len(expired), again, more)
 
 
-def take_back(connection: Connection, owners: Sequence[str], effects: Effects) -> Swept:
+def take_back(
+    connection: Connection, owners: Sequence[str], effects: Effects, ids: CallIds
+) -> Swept:
+    """As `sweep`, for the leases of these owners."""
     held = connection.rows(_OWNED, (listed(owners),))
     returned, lost = _take_back(connection, held, effects)
+    _lose(connection, held, effects, ids)
     again = connection.rows(_NEXT)[0][0]
     return Swept(lost, returned, len(held), again, len(held) == MOST_ROWS)
+
+
+def _lose(connection: Connection, rows: list[Row], effects: Effects, ids: CallIds) -> None:
+    lost = [
+        lost_row(ids, effects.now, key_id=key_id, model=model, worker=worker)
+        for _, key_id, model, worker, *_ in rows
+    ]
+    settle(connection, [row for row in lost if row is not None])
 
 
 def _end_overdue(connection: Connection, rows: list[Row], effects: Effects) -> list[Changed]:
     ended: list[Changed] = []
     for waiting in (True, False):
-        mine = [row for row in rows if (row[1] != State.STARTED.value) is waiting]
-        failed = [id for id, _, asked in mine if asked is None]
-        cancelled = [id for id, _, asked in mine if asked is not None]
+        mine = [row for row in rows if (row[4] != State.STARTED.value) is waiting]
+        failed = [id for id, *_, asked in mine if asked is None]
+        cancelled = [id for id, *_, asked in mine if asked is not None]
         ended += stop(connection, failed, DEADLINE_ERROR, effects, waiting=waiting)
         ended += stop(connection, cancelled, None, effects, waiting=waiting)
     return ended
@@ -76,10 +94,10 @@ def _take_back(
     connection: Connection, rows: list[Row], effects: Effects
 ) -> tuple[int, list[Changed]]:
     """How many are Queued again, and those that ended."""
-    cancelled = [id for id, _, _, asked in rows if asked is not None]
-    again = [id for id, attempt, most, asked in rows if asked is None and attempt < most]
+    cancelled = [id for id, *_, asked in rows if asked is not None]
+    again = [id for id, *_, attempt, most, asked in rows if asked is None and attempt < most]
     ended = stop(connection, cancelled, None, effects, waiting=False)
-    for id, attempt, most, asked in rows:
+    for id, *_, attempt, most, asked in rows:
         if asked is None and attempt >= most:
             ended += stop(connection, [id], lost_error(attempt), effects, waiting=False)
     if again:

@@ -10,7 +10,7 @@ import msgspec
 import pyvips
 
 from aiserver.kit.imaging.errors import ImageRefused
-from aiserver.kit.imaging.jobs import Done, Faulted, Job, Limits, Ready, Refused, Reply
+from aiserver.kit.imaging.jobs import Done, Faulted, Full, Job, Limits, Ready, Refused, Reply
 from aiserver.kit.imaging.operations import perform, sources
 from aiserver.kit.imaging.pictures import allow_loaders, decodes
 from aiserver.kit.process import killed_with_parent
@@ -55,6 +55,8 @@ def _done(job: Job, limits: Limits) -> Reply:
         words = str(error)[:500]
         if "File too large" in words:
             return _too_large(limits)
+        if "No space left on device" in words or "quota exceeded" in words:
+            return Full(resident=_resident())
         # libvips decodes while it writes, so its error does not say which of the two failed.
         if "out of memory --- size" in words or all(decodes(path, limits) for path in sources(job)):
             return Faulted(message=words, resident=_resident())
@@ -63,6 +65,8 @@ def _done(job: Job, limits: Limits) -> Reply:
         # The job ends here; the child lives on for the next.
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             return _too_large(limits)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Full(resident=_resident())
         return Faulted(message=f"{type(error).__name__}: {error}"[:500], resident=_resident())
 
 

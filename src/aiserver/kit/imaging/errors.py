@@ -3,8 +3,9 @@
 ImagingError
 ├─ ImageRefused    the caller's file or wish; the message says what is accepted
 ├─ ImagingBusy     too many jobs at once; try again after `retry_after` seconds
-└─ ImagingFailed   ours: a child crashed, the disk is full, or the pool is stopped
-   └─ ImagingTimedOut
+└─ ImagingFailed   ours: a child crashed, or the pool is stopped
+   ├─ ImagingTimedOut
+   └─ ImagingDiskFull
 """
 
 
@@ -41,3 +42,7 @@ class ImagingFailed(ImagingError):
 
 class ImagingTimedOut(ImagingFailed):
     """The picture took longer than the server allows; try a smaller one."""
+
+
+class ImagingDiskFull(ImagingFailed):
+    """The server's disk is full; nothing was changed. Try again later."""

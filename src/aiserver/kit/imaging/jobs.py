@@ -172,4 +172,10 @@ class Faulted(Struct, tag=True, frozen=True, kw_only=True):
     resident: int
 
 
-Reply = Ready | Done | Refused | Faulted
+class Full(Struct, tag=True, frozen=True, kw_only=True):
+    """The disk has no room for the result."""
+
+    resident: int
+
+
+Reply = Ready | Done | Refused | Faulted | Full

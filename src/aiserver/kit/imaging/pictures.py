@@ -43,6 +43,8 @@ _BAND_BYTES = {
 
 def allow_loaders() -> None:
     """From here on libvips reads the accepted formats, through open descriptors only."""
+    # What libvips says may quote bytes of the file; left unread, it spoils every later error too.
+    pyvips.error.__dict__["_to_string"] = _text
     pyvips.block_untrusted_set(True)
     pyvips.operation_block_set("VipsForeignLoad", True)
     for name in set(_LOADERS.values()):
@@ -89,9 +91,19 @@ class Picture:
         """The frames at exactly this size, in sRGB, decoded no larger than that needs."""
         if self.whole is not None:
             return self.whole.thumbnail_image(width, height=height, size="force")
+        if not self.has_profile:
+            return self._thumbnail(width, height, frames=frames)
         # Only where there is a profile: without one this takes longer than all the rest.
-        colour: dict[str, Any] = {"output_profile": "srgb"} if self.has_profile else {}
-        image = pyvips.Image.thumbnail_source(
+        try:
+            image = self._thumbnail(width, height, frames=frames, output_profile="srgb")
+        except pyvips.Error as error:
+            if "VipsIcc" not in str(error):
+                raise
+            image = self._thumbnail(width, height, frames=frames)
+        return colours.without_profile(image)
+
+    def _thumbnail(self, width: int, height: int, *, frames: int, **colour: Any) -> pyvips.Image:
+        return pyvips.Image.thumbnail_source(
             _source(self.descriptor),
             width,
             height=height,
@@ -101,7 +113,6 @@ class Picture:
             option_string="[fail_on=error,n=-1]" if frames > 1 else "[fail_on=error]",
             **colour,
         )
-        return colours.without_profile(image) if colour else image
 
 
 @contextlib.contextmanager
@@ -203,6 +214,11 @@ def _header(descriptor: int, kind: str, frames: int) -> tuple[pyvips.Image, bool
                 f"HEIC images cannot be read here; accepted are {ACCEPTED}.",
                 code="UnsupportedImage",
             ) from None
+        if os.pread(descriptor, 4, 8) == b"avis":
+            raise ImageRefused(
+                "Animated AVIF images cannot be read here; send the animation as GIF or WebP.",
+                code="UnsupportedImage",
+            ) from None
         if kind != "tiff" or frames == 1:
             raise
     return _read(descriptor, access="sequential"), True
@@ -224,6 +240,10 @@ def _bitmap(descriptor: int, size: int, limits: Limits) -> Picture:
         orientation=1,
         whole=image,
     )
+
+
+def _text(words: Any) -> str:
+    return "" if words == pyvips.ffi.NULL else pyvips.ffi.string(words).decode(errors="replace")
 
 
 def _source(descriptor: int) -> pyvips.Source:

@@ -14,10 +14,21 @@ from aiserver.kit import log
 from aiserver.kit.imaging.errors import (
     ImageRefused,
     ImagingBusy,
+    ImagingDiskFull,
     ImagingFailed,
     ImagingTimedOut,
 )
-from aiserver.kit.imaging.jobs import Done, Faulted, Job, Limits, Ready, Refused, Reply, Result
+from aiserver.kit.imaging.jobs import (
+    Done,
+    Faulted,
+    Full,
+    Job,
+    Limits,
+    Ready,
+    Refused,
+    Reply,
+    Result,
+)
 from aiserver.kit.imaging.worker import ChildEnded, Worker
 from aiserver.kit.process import Backoff
 
@@ -118,7 +129,9 @@ class ImagingPool:
             raise ImagingTimedOut from None
         except ChildEnded as ended:
             raise self._crashed(job, ended) from ended
-        if isinstance(reply, Faulted):
+        if isinstance(reply, Full):
+            _log.error("image_disk_full", job=type(job).__name__)
+        elif isinstance(reply, Faulted):
             _log.error("image_job_failed", job=type(job).__name__, reason=reply.message)
         elif not isinstance(reply, Ready):
             self._failures = 0
@@ -271,5 +284,7 @@ def _result(reply: Reply) -> Result:
             return reply.result
         case Refused():
             raise ImageRefused(reply.message, code=reply.code, detail=reply.detail)
+        case Full():
+            raise ImagingDiskFull
         case _:
             raise ImagingFailed

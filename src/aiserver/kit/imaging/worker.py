@@ -11,6 +11,7 @@ from typing import cast
 import msgspec
 
 from aiserver.kit.imaging.jobs import Limits, Ready, Reply
+from aiserver.kit.spawn import spawn
 
 _LENGTH = struct.Struct(">I")
 # A child that has met a hostile file is not trusted with the server's memory.
@@ -44,15 +45,13 @@ class Worker:
         ours, theirs = socket.socketpair()
         process = _Process()
         try:
-            await loop.subprocess_exec(
+            await spawn(
                 lambda: process,
                 *(sys.executable, "-I", "-m", "aiserver.kit.imaging.child"),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
                 env=_environment(),
                 cwd="/",
-                start_new_session=True,
             )
             ours.setblocking(False)
             _, link = await loop.create_connection(_Link, sock=ours)

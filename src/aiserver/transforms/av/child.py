@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from aiserver.kit.limits import ProcessLimits, limited
+from aiserver.kit.spawn import Spawned, spawn
 
-CHUNK = 16 * 1024
 DRAIN_SECONDS = 2.0
 # Nothing of the server's environment: it may hold secrets, and libraries obey some of it.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "AV_LOG_FORCE_NOCOLOR": "1"}
@@ -41,56 +41,61 @@ class Child:
         self._folder = folder
         self._on_output = on_output
         self._tail = tail
-        self._said = b""
 
     async def run(self, seconds: float) -> Ended:
         """Waits for its end, at most so long. However this ends, its whole group is gone."""
-        process = await asyncio.create_subprocess_exec(
+        process, heard = await spawn(
+            lambda: _Heard(self._on_output, self._tail),
             *self._argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
             env=ENVIRONMENT,
             cwd=self._folder,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        readers = asyncio.gather(
-            _pour(process.stdout, self._on_output), _pour(process.stderr, self._keep)
         )
         timed_out = False
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.shield(readers)
-                await process.wait()
+                await asyncio.shield(heard.silent)
         except TimeoutError:
             timed_out = True
         finally:
             _kill(process)
-            await _settled(process, readers)
-        said = self._said.decode(errors="replace").strip()
-        return Ended(code=process.returncode or 0, said=said, timed_out=timed_out)
-
-    def _keep(self, data: bytes) -> None:
-        self._said = (self._said + data)[-self._tail :]
-
-
-async def _pour(stream: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
-    while data := await stream.read(CHUNK):
-        take(data)
+            # Whoever left the group may hold the pipes open.
+            await asyncio.wait({heard.silent}, timeout=DRAIN_SECONDS)
+            process.close()
+            await heard.exited.wait()
+        said = heard.said.decode(errors="replace").strip()
+        return Ended(code=process.get_returncode() or 0, said=said, timed_out=timed_out)
 
 
-async def _settled(
-    process: asyncio.subprocess.Process, readers: "asyncio.Future[tuple[None, None]]"
-) -> None:
-    with contextlib.suppress(Exception):
-        # What a reader raised is known by then; here the pipes are to be closed.
-        await asyncio.wait_for(readers, DRAIN_SECONDS)
-    await process.wait()
+class _Heard(asyncio.SubprocessProtocol):
+    """What a child says; `silent` is done once it has ended and nobody can write any more."""
+
+    def __init__(self, on_output: Callable[[bytes], None], tail: int) -> None:
+        self._on_output = on_output
+        self._tail = tail
+        self.said = b""
+        self.exited = asyncio.Event()
+        self.silent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 2:
+            self.said = (self.said + data)[-self._tail :]
+            return
+        try:
+            self._on_output(data)
+        except Exception as error:
+            # It is for who waits for the child, not for the loop.
+            if not self.silent.done():
+                self.silent.set_exception(error)
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.silent.done():
+            self.silent.set_result(None)
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
+def _kill(process: Spawned) -> None:
+    if process.get_returncode() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.get_pid(), signal.SIGKILL)

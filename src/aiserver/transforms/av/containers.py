@@ -225,6 +225,11 @@ _OWN = {
     "mpeg": VideoFormat.MPEG,
     "ogg": VideoFormat.OGG,
 }
+_OWN_AUDIO = {
+    **{"mp3": AudioFormat.MP3, "aac": AudioFormat.AAC, "ogg": AudioFormat.OGG},
+    **{"flac": AudioFormat.FLAC, "wv": AudioFormat.FLAC, "asf": AudioFormat.WMA},
+    **dict.fromkeys(("wav", "w64", "aiff", "caf", "au"), AudioFormat.WAV),
+}
 _WEBM_CODECS = frozenset(("vp8", "vp9", "av1", "opus", "vorbis"))
 
 
@@ -236,3 +241,8 @@ def format_of(found: Found) -> VideoFormat | None:
         web = all(track.codec in _WEBM_CODECS for track in found.tracks)
         return VideoFormat.WEBM if web else VideoFormat.MKV
     return _OWN.get(found.container)
+
+
+def audio_format_of(found: Found) -> AudioFormat:
+    """The format that a file's audio is written in again, its own where we write that."""
+    return _OWN_AUDIO.get(found.container, AudioFormat.M4A)

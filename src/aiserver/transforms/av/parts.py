@@ -86,8 +86,13 @@ def opening(source: Source, limits: Limits, *, at: float = 0.0) -> tuple[str, ..
 
 def window_of_time(source: Source, start: float, length: float | None) -> tuple[str, ...]:
     """Options of the output: where to begin if the input cannot jump there, and how long."""
-    late = start and source.found.container in accepted.UNINDEXED
-    begin = ("-ss", seconds(start)) if late else ()
+    late = source.found.container in accepted.UNINDEXED
+    return exact_time(start if late else 0.0, length)
+
+
+def exact_time(start: float, length: float | None) -> tuple[str, ...]:
+    """Options of the output: all before is decoded too, since a jump may land between samples."""
+    begin = ("-ss", seconds(start)) if start else ()
     return (*begin, *(() if length is None else ("-t", seconds(length))))
 
 

@@ -6,19 +6,29 @@ import msgspec
 
 from aiserver.contract.errors import InvalidRequest
 from aiserver.transforms.av import accepted, frames, parts
-from aiserver.transforms.av.containers import AUDIOS, VIDEOS, Container, VideoCodec, format_of
+from aiserver.transforms.av.containers import (
+    AUDIOS,
+    VIDEOS,
+    Container,
+    VideoCodec,
+    audio_format_of,
+    format_of,
+)
 from aiserver.transforms.av.errors import MediaRefused
 from aiserver.transforms.av.found import Found, Track, lasting
 from aiserver.transforms.av.limits import Limits
 from aiserver.transforms.av.parts import Plan, Source
 from aiserver.transforms.av.requests import (
+    AudioRequest,
     ConvertAudio,
     ConvertVideo,
     CropVideo,
     Request,
     ScaleVideo,
+    TrimAudio,
     TrimVideo,
     VideoFormat,
+    VideoRequest,
     WatermarkVideo,
     check,
 )
@@ -58,7 +68,7 @@ def plan(
     check(request)
     check_media(media.found, limits)
     match request:
-        case ConvertAudio():
+        case ConvertAudio() | TrimAudio():
             return _audio(request, media, folder, limits)
         case TrimVideo() if request.fast and media.found.container not in accepted.UNINDEXED:
             return _fast_trim(request, media, folder, limits)
@@ -85,26 +95,32 @@ def check_media(found: Found, limits: Limits, *, picture: bool = False) -> None:
         )
 
 
-def _audio(request: ConvertAudio, media: Source, folder: Path, limits: Limits) -> Plan:
-    container = AUDIOS[request.into]
+def _audio(request: AudioRequest, media: Source, folder: Path, limits: Limits) -> Plan:
+    container = AUDIOS[request.into or audio_format_of(media.found)]
     audios = media.found.audios
     if not audios:
         raise MediaRefused("This file has no audio; send one that has an audio track")
     kept = audios if container.several_audios else audios[:1]
+    span = _span(request, media.found, kept)
     return parts.finish(
         before=parts.opening(media, limits),
-        middle=("-vn", *parts.audio(kept, container)),
+        middle=(
+            *parts.exact_time(span.start, span.cut),
+            *("-vn", *parts.audio(kept, container)),
+        ),
         container=container,
         folder=folder,
         expected=parts.Expected(
-            audios=len(kept), least=_least(media.found, Span(length=lasting(media.found, kept)))
+            audios=len(kept),
+            least=_least(media.found, span),
+            most=None if span.cut is None else span.cut + LOOSE_SECONDS,
         ),
-        length=lasting(media.found, kept),
+        length=span.length,
     )
 
 
 def _video(
-    request: Request, media: Source, folder: Path, watermark: Source | None, limits: Limits
+    request: VideoRequest, media: Source, folder: Path, watermark: Source | None, limits: Limits
 ) -> Plan:
     kept = _kept(media.found)
     container = VIDEOS[_format(request, media.found)]
@@ -183,9 +199,8 @@ def _kept(found: Found) -> tuple[Track, ...]:
     return (*found.videos, *found.audios)
 
 
-def _format(request: Request, found: Found) -> VideoFormat:
-    into = None if isinstance(request, TrimVideo | ConvertAudio) else request.into
-    return into or format_of(found) or VideoFormat.MP4
+def _format(request: VideoRequest, found: Found) -> VideoFormat:
+    return request.into or format_of(found) or VideoFormat.MP4
 
 
 def _codec(container: Container) -> VideoCodec:
@@ -195,7 +210,7 @@ def _codec(container: Container) -> VideoCodec:
 
 
 def _steps(
-    request: Request, kept: tuple[Track, ...], codec: VideoCodec
+    request: VideoRequest, kept: tuple[Track, ...], codec: VideoCodec
 ) -> tuple[tuple[str, ...], tuple[int, int]]:
     video = kept[0]
     match request:
@@ -205,22 +220,23 @@ def _steps(
         case ScaleVideo():
             size = frames.scaled(request, video, codec)
             return (f"scale={size[0]}:{size[1]}", "setsar=1"), size
-        case ConvertVideo() | TrimVideo() | WatermarkVideo() | ConvertAudio():
+        case ConvertVideo() | TrimVideo() | WatermarkVideo():
             size = frames.encodable(video.width, video.height, codec)
             return parts.cropped(video, size, (0, 0)), size
 
 
 def _span(request: Request, found: Found, kept: tuple[Track, ...]) -> Span:
     whole = lasting(found, kept)
-    if not isinstance(request, TrimVideo):
+    if not isinstance(request, TrimVideo | TrimAudio):
         return Span(length=whole)
+    what = "video" if isinstance(request, TrimVideo) else "sound"
     start, end = start_seconds(request.start), end_seconds(request.end)
     cut = None if end is None else end - start
     if whole is None or not found.exact:
         return Span(start=start, cut=cut, length=cut)
     if start >= whole:
         raise InvalidRequest(
-            f"Invalid start time: this video lasts {whole:.3f} seconds", param="startTime"
+            f"Invalid start time: this {what} lasts {whole:.3f} seconds", param="startTime"
         )
     last = whole if end is None else min(end, whole)
     return Span(start=start, cut=cut, length=last - start, to_end=last > whole - LOOSE_SECONDS)

@@ -80,6 +80,15 @@ class TrimVideo(msgspec.Struct, frozen=True, kw_only=True):
     start: str
     end: str | None = None
     fast: bool = False
+    into: VideoFormat | None = None
+
+
+class TrimAudio(msgspec.Struct, frozen=True, kw_only=True):
+    """The audio of a file from one time to another, exact to the sample."""
+
+    start: str
+    end: str | None = None
+    into: AudioFormat | None = None
 
 
 class WatermarkVideo(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +107,9 @@ class ConvertAudio(msgspec.Struct, frozen=True, kw_only=True):
     into: AudioFormat
 
 
-Request = ConvertVideo | CropVideo | ScaleVideo | TrimVideo | WatermarkVideo | ConvertAudio
+VideoRequest = ConvertVideo | CropVideo | ScaleVideo | TrimVideo | WatermarkVideo
+AudioRequest = ConvertAudio | TrimAudio
+Request = VideoRequest | AudioRequest
 Format = TypeVar("Format", VideoFormat, AudioFormat)
 
 
@@ -124,12 +135,8 @@ def check(request: Request) -> None:
                 )
         case ScaleVideo():
             _check_scale(request)
-        case TrimVideo():
-            start, end = start_seconds(request.start), end_seconds(request.end)
-            if end is not None and end <= start:
-                raise InvalidRequest(
-                    "Invalid end time: it must be after the start time", param="endTime"
-                )
+        case TrimVideo() | TrimAudio():
+            _check_times(request)
         case WatermarkVideo():
             _check_watermark(request)
         case ConvertVideo() | ConvertAudio():
@@ -144,6 +151,14 @@ def _check_scale(request: ScaleVideo) -> None:
         raise InvalidRequest(f"Invalid scale dimensions: width is 1 to {WIDEST}", param="width")
     if not 1 <= (1 if height is None else height) <= HIGHEST:
         raise InvalidRequest(f"Invalid scale dimensions: height is 1 to {HIGHEST}", param="height")
+
+
+def _check_times(request: TrimVideo | TrimAudio) -> None:
+    start, end = start_seconds(request.start), end_seconds(request.end)
+    if end is not None and end <= start:
+        raise InvalidRequest("Invalid end time: it must be after the start time", param="endTime")
+    if isinstance(request, TrimVideo) and request.fast and request.into is not None:
+        raise InvalidRequest("A fast trim keeps the format", param="outputFormat")
 
 
 def _check_watermark(request: WatermarkVideo) -> None:

@@ -8,12 +8,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from aiserver.kit.imaging.errors import ImageRefused
-from aiserver.kit.imaging.jobs import Convert, Inspect, Variant
+from aiserver.kit.imaging.jobs import Convert, Inspect, Scale, Variant
 from aiserver.kit.imaging.pool import ImagingPool
-from pictures import BLUE, Save, close, quarters
+from pictures import BLUE, RED, Save, close, quarters
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -63,6 +63,21 @@ def huge_strip(width: int, height: int) -> bytes:
     )
 
 
+def sharing_a_strip(pages: int, side: int) -> bytes:
+    """Pages that all show the same few packed bytes."""
+    packed = zlib.compress(bytes(side * side), 9)
+    made = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed
+    tags = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (273, 8), (277, 1)]
+    tags += [(278, side), (279, len(packed))]
+    for page in range(pages):
+        body = struct.pack("<H", len(tags))
+        for tag, value in tags:
+            body += struct.pack("<HHII", tag, 4, 1, value)
+        after = len(made) + len(body) + 4
+        made += body + struct.pack("<I", after if page < pages - 1 else 0)
+    return made
+
+
 def bmp(width: int, height: int) -> bytes:
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header
@@ -88,6 +103,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "large frames gif": (gif(20, 2000), "TooManyPixels"),
     "many-frame webp": (many_webp_frames(5000), "TooManyFrames"),
     "pages in a circle": (tiff([(256, 3, 1)], following=8), "TooManyFrames"),
+    "pages that share a strip": (sharing_a_strip(900, 1000), "TooManyPixels"),
     "huge strip tiff": (huge_strip(60_000, 60_000), "TooManyPixels"),
     "wide tiff": (huge_strip(2**31 - 1, 1), "DamagedImage"),
     "50k x 50k bmp": (bmp(50_000, 50_000), "TooManyPixels"),
@@ -157,6 +173,57 @@ async def test_compressed_metadata_bomb_does_no_harm(
     with contextlib.suppress(ImageRefused):
         await pool.run(Variant(source=source, result=out, width=50), timeout=10)
     assert (await pool.run(Inspect(source=save("a.png", quarters())), timeout=10)).width == 80
+
+
+async def test_strip_that_unpacks_to_more_than_its_page_does_no_harm(
+    pool: ImagingPool, save: Save, out: str
+) -> None:
+    packed = zlib.compress(bytes(150_000_000), 1)
+    sides = [(256, 4, 100), (257, 4, 100), (258, 3, 8), (259, 3, 8), (262, 3, 1), (273, 4, 122)]
+    strip = tiff([*sides, (277, 3, 1), (278, 4, 100), (279, 4, len(packed))]) + packed
+    source = save("bomb.tiff", strip)
+    result = await pool.run(Variant(source=source, result=out, width=50), timeout=10)
+    assert (result.width, result.height) == (50, 50)
+    [pid] = pool.pids
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) < 200_000
+
+
+async def test_error_that_quotes_the_file_spoils_no_other_job(
+    pool: ImagingPool, save: Save, out: str
+) -> None:
+    strange = save("a.avif", encoded("avif").replace(b"av1C", b"av\xff\xfe"))
+    cut = save("b.png", encoded("png")[:100])
+    for source in (strange, cut, strange):
+        with pytest.raises(ImageRefused) as refused:
+            await pool.run(Convert(source=source, result=out, format="png"), timeout=10)
+        assert refused.value.code == "DamagedImage"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+async def test_broken_colour_profile_is_left_out(
+    pool: ImagingPool, save: Save, out: str, mode: str
+) -> None:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[300:] = bytes(len(profile) - 300)
+    source = save("a.jpg", quarters().convert(mode), format="JPEG", icc_profile=bytes(profile))
+    for job in (
+        Scale(source=source, result=out, width=40, format="png"),
+        Variant(source=source, result=out, width=40, format="png"),
+        Convert(source=source, result=out, format="png"),
+    ):
+        await pool.run(job, timeout=10)
+        with Image.open(out) as made:
+            shown = made.convert("RGB")
+            assert close(shown.getpixel((2, 2)), RED, 60)
+        Path(out).unlink()
+
+
+async def test_moving_avif_is_refused_by_name(pool: ImagingPool, save: Save, out: str) -> None:
+    frames = [quarters(), quarters().rotate(90)]
+    source = save("a.avif", frames[0], save_all=True, append_images=frames[1:], speed=10)
+    with pytest.raises(ImageRefused, match="Animated AVIF images cannot be read here"):
+        await pool.run(Convert(source=source, result=out, format="png"), timeout=10)
 
 
 async def test_what_follows_a_picture_is_left_behind(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -86,6 +87,9 @@ PLAYLISTS = {
     "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
     "metadata": ";FFMETADATA1\ntitle=x\n",
     "subtitles": "1\n00:00:00,000 --> 00:00:05,000\nhello\n",
+    "hls behind a tag": "ID3\x04\0\0\0\0\0\x0a0123456789#EXTM3U\n#EXTINF:6,\nhttp://{host}/a.ts\n",
+    "pictures of subtitles": "# VobSub index file, v7\nsize: 16x16\nid: en, index: 0\n"
+    "timestamp: 00:00:00:000, filepos: 000000000\n",
     "picture with references": '<svg xmlns="http://www.w3.org/2000/svg"><image href="http://{host}/x.png"/></svg>',
 }
 
@@ -111,6 +115,47 @@ async def test_files_that_name_others_are_refused(
     with pytest.raises(MediaRefused, match="cannot be read as audio or video"):
         await transformed(TO_MP4, path)
     assert listener.empty()
+
+
+def in_another_file(movie: bytes, path: Path) -> bytes:
+    """A QuickTime movie whose tracks say that their media lies at this path."""
+    record = bytes(10) + b"\x01v" + bytes(26) + bytes(12) + b"\x01f" + bytes(62) + bytes(16)
+    record += struct.pack(">hh", 1, 1) + bytes(16)
+    for kind, text in ((2, f"v:{str(path)[1:].replace('/', ':')}"), (18, str(path))):
+        name = text.encode() + b"\0" * (len(text) % 2)
+        record += struct.pack(">hH", kind, len(text)) + name
+    record += struct.pack(">hh", -1, 0)
+    entry = b"alis" + bytes(4) + record
+    entry = struct.pack(">I", 4 + len(entry)) + entry
+
+    def rebuilt(data: bytes) -> bytes:
+        made, at = b"", 0
+        while at < len(data):
+            size, kind = struct.unpack_from(">I4s", data, at)
+            inner = data[at + 8 : at + size]
+            if kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+                inner = rebuilt(inner)
+            elif kind == b"dref":
+                inner = bytes(4) + struct.pack(">I", 1) + entry
+            made += struct.pack(">I4s", 8 + len(inner), kind) + inner
+            at += size
+        return made
+
+    return rebuilt(movie)
+
+
+async def test_media_in_another_file_is_not_opened(
+    clips: Clips, transformed: Transforming, tmp_path: Path
+) -> None:
+    # Who opens a pipe that nobody writes to waits for ever.
+    os.mkfifo(tmp_path / "pipe")
+    own = clips.made("own.mov", "-i", str(clips.plain()), "-c", "copy")
+    movie = tmp_path / "movie.mov"
+    movie.write_bytes(in_another_file(own.read_bytes(), tmp_path / "pipe"))
+    limits = msgspec.structs.replace(LIMITS, seconds=10, probe_seconds=10)
+    with contextlib.suppress(MediaRefused):
+        await transformed(TO_MP4, movie, limits=limits)
+    assert await gone(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What pictures, video, sound and large files cost, beside the programs that do only that."""
