@@ -1,6 +1,7 @@
 """Bodies: bounds while reading, every form, files on disk and not in memory."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncGenerator, MutableMapping
 from pathlib import Path
@@ -143,6 +144,19 @@ async def test_upload_is_bounded_while_it_is_read() -> None:
     with pytest.raises(BodyTooLarge, match="MAX_UPLOAD"):
         async with reader(upload=2000).read(headers, arriving(raw[:1500], raw[1500:])):
             pass
+
+
+async def test_caller_who_goes_in_the_middle_of_a_file_leaves_none_open() -> None:
+    headers, raw = multipart(
+        b'Content-Disposition: form-data; name="a"; filename="b"\r\n\r\n' + b"x" * 3 * MB
+    )
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ClientGone) as caught:
+        async with reader().read(headers, arriving(raw[: 2 * MB], gone=True)):
+            pass
+    # The error still holds the parser, so nothing was closed for want of a use.
+    assert caught.tb is not None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_form_without_expected_files_is_bounded_as_any_body() -> None:

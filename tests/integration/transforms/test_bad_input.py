@@ -30,7 +30,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 
 @pytest.fixture
 async def server(tmp_path: Path, migrated: bytes) -> AsyncGenerator[TestGateway]:
-    async with running(tmp_path / "data", migrated, SHUTDOWN_GRACE="0s") as gateway:
+    # Calls that broke off end before the server does.
+    async with running(tmp_path / "data", migrated, SHUTDOWN_GRACE="5s") as gateway:
         yield gateway
 
 
