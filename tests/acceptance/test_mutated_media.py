@@ -36,7 +36,7 @@ _VIDEO_FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "wmv", "mpeg", "ogg")
 _AUDIO_FORMATS = ("mp3", "wav", "aac", "flac", "ogg", "m4a", "wma")
 _POSITIONS = ("TopLeft", "TopRight", "BottomLeft", "BottomRight", "Center")
 _ENDINGS = ("jpg", "png", "mp4", "mp3", "exe", "svg", "m3u8", "")
-_FAILED_LINE = re.compile(r"\[(error|critical) *\]|Traceback")
+_FAILED_LINE = re.compile(r'"level": ?"(error|critical)"|^Traceback')
 # How refusals are told apart in the table.
 _REFUSALS = {
     "damaged": re.compile("damaged|cut short|cut off"),

@@ -4,7 +4,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.datastructures import Headers
@@ -38,6 +37,7 @@ from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.files import send_file
 from aiserver.doors.headers import RequestHeaders
 from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
+from aiserver.doors.query import query_pairs
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
 from aiserver.doors.routes import Found, find
 from aiserver.doors.serving import Lifecycle
@@ -59,7 +59,6 @@ _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 # gzip;q=0 is how a client says that it does not take it.
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
-_MOST_PAIRS = 1000
 _MOST_IN_A_BATCH = 1000
 # 2026-01-01, in the form that the header asks for.
 _SECRET_IN_QUERY_SINCE = b"@1767225600"
@@ -151,7 +150,7 @@ class Gateway:
         self, scope: Scope, headers: Headers, identity: str, receive: Receive, reply: Reply
     ) -> Download | None:
         """Answers; a file is left to be sent, now that the call is settled."""
-        query = _query(scope["query_string"])
+        query = query_pairs(scope["query_string"])
         found = find(self._registry, scope["method"], scope["path"], query)
         credentials = credentials_of(headers)
         unnamed = credentials.any is None and found.operation.access is Access.ADMIN
@@ -354,18 +353,6 @@ def _shape(reply: Reply, found: Found, headers: Headers) -> None:
         reply.encode = to_csv
     elif headers.get("user-agent", "").startswith("servicestack/php"):
         reply.encode = to_php_json
-
-
-def _query(raw: bytes) -> list[tuple[str, str]]:
-    try:
-        return parse_qsl(
-            raw.decode("ascii", errors="replace"),
-            keep_blank_values=True,
-            errors="replace",
-            max_num_fields=_MOST_PAIRS,
-        )
-    except ValueError:
-        return []
 
 
 def _refuse_writing(method: str) -> None:

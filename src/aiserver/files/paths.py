@@ -1,12 +1,14 @@
 """The addresses of files: what callers may write for one, and the one that the server writes."""
 
 import unicodedata
+from functools import lru_cache
 from urllib.parse import quote
 
 from aiserver.contract.errors import NotFound
 
 LONGEST_PATH = 600
 UPLOADS = ("pub", "secure")
+_MOST_READ = 4096
 _PREFIXES = ("artifacts/", "uploads/", "files/")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs"})
 
@@ -16,6 +18,7 @@ def absent() -> NotFound:
     return NotFound("Artifact not found")
 
 
+@lru_cache(_MOST_READ)
 def stored_path(sent: str) -> str:
     """The path in the table that this one means, `/artifacts/` and the like left out.
 

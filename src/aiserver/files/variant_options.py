@@ -83,6 +83,7 @@ class Presets:
             raise InvalidRequest(f"{bad[:40]!r} cannot be a preset's name; take a-z, 0-9 and -.")
         self._options = {name: read(text, {}) for name, text in texts.items()}
         self._read = lru_cache(MOST_READ)(partial(read, presets=texts))
+        self._allowed = lru_cache(MOST_READ)(self._is_allowed)
 
     def read(self, text: str) -> VariantOptions:
         """Raises InvalidRequest; what comes after a preset's name replaces what it says."""
@@ -90,19 +91,21 @@ class Presets:
 
     def require_allowed(self, options: VariantOptions) -> None:
         """Raises Forbidden for what callers without a key may not ask for."""
+        if not self._allowed(options):
+            raise Forbidden(
+                "Without an API key a variant's sides are powers of two or multiples of "
+                f"{_GRID_STEP}, up to {LONGEST_ON_GRID}, without quality, blur and strip; or it is "
+                f"a preset: {', '.join(self._options)}. Send a key for any other.",
+                code="VariantNotAllowed",
+                reason="variant_not_allowed",
+            )
+
+    def _is_allowed(self, options: VariantOptions) -> bool:
         if any(options.sized_alike(preset) for preset in self._options.values()):
-            return
+            return True
         sides = [side for side in (options.width, options.height) if side is not None]
         plain = options.quality is None and not options.blur and options.strip
-        if plain and all(map(on_grid, sides)):
-            return
-        raise Forbidden(
-            "Without an API key a variant's sides are powers of two or multiples of "
-            f"{_GRID_STEP}, up to {LONGEST_ON_GRID}, without quality, blur and strip; or it is a "
-            f"preset: {', '.join(self._options)}. Send a key for any other.",
-            code="VariantNotAllowed",
-            reason="variant_not_allowed",
-        )
+        return plain and all(map(on_grid, sides))
 
 
 def on_grid(side: int) -> bool:

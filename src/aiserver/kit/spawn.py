@@ -8,12 +8,14 @@ server for the child.
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import TypeVar
 
 Protocol = TypeVar("Protocol", bound=asyncio.SubprocessProtocol)
@@ -22,9 +24,9 @@ Protocol = TypeVar("Protocol", bound=asyncio.SubprocessProtocol)
 async def spawn(
     protocol_factory: Callable[[], Protocol],
     *argv: str,
-    stdin: int = subprocess.DEVNULL,
-    stdout: int = subprocess.PIPE,
-    stderr: int = subprocess.PIPE,
+    stdin: int = DEVNULL,
+    stdout: int = PIPE,
+    stderr: int = PIPE,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
 ) -> tuple["Spawned", Protocol]:
@@ -32,19 +34,31 @@ async def spawn(
 
     To be called on the main thread: on Linux the child may be set to end with its thread.
     """
-    # It returns once the program has begun, which takes a millisecond or two.
-    process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: ASYNC220
-        argv,
-        bufsize=0,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        env=env,
-        cwd=cwd,
-        start_new_session=True,
-    )
+    # Not pipes: uvloop closes a pipe's number twice, and it may be another thread's by then.
+    pairs = {
+        fd: socket.socketpair() for fd, how in enumerate((stdin, stdout, stderr)) if how == PIPE
+    }
+    ends = {fd: theirs.fileno() for fd, (_, theirs) in pairs.items()}
+    try:
+        # It returns once the program has begun, which takes a millisecond or two.
+        process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: ASYNC220
+            argv,
+            stdin=ends.get(0, stdin),
+            stdout=ends.get(1, stdout),
+            stderr=ends.get(2, stderr),
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except BaseException:
+        for ours, _ in pairs.values():
+            ours.close()
+        raise
+    finally:
+        for _, theirs in pairs.values():
+            theirs.close()
     protocol = protocol_factory()
-    spawned = Spawned(process, protocol)
+    spawned = Spawned(process, protocol, {fd: ours for fd, (ours, _) in pairs.items()})
     protocol.connection_made(spawned)
     try:
         await spawned.connect()
@@ -60,23 +74,26 @@ class Spawned(asyncio.SubprocessTransport):
     """A child that was started; its protocol is told of what it writes and of its end."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", protocol: asyncio.SubprocessProtocol
+        self,
+        process: "subprocess.Popen[bytes]",
+        protocol: asyncio.SubprocessProtocol,
+        sockets: Mapping[int, socket.socket],
     ) -> None:
         super().__init__()
         self._process = process
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
         self._pipes: dict[int, asyncio.BaseTransport] = {}
-        ends = enumerate((process.stdin, process.stdout, process.stderr))
-        self._files = {fd: file for fd, file in ends if file is not None}
-        self._open = set(self._files)
+        self._sockets = sockets
+        self._open = set(sockets)
         self._returncode: int | None = None
 
     async def connect(self) -> None:
         """Its pipes, to the loop."""
-        for fd, file in self._files.items():
-            connect = self._loop.connect_read_pipe if fd else self._loop.connect_write_pipe
-            self._pipes[fd], _ = await connect(partial(_Pipe, self, fd), file)
+        for fd, ours in self._sockets.items():
+            ours.setblocking(False)
+            wired = await self._loop.create_connection(partial(_Pipe, self, fd), sock=ours)
+            self._pipes[fd] = wired[0]
 
     def watch(self) -> None:
         """From here on its end is told."""
@@ -103,8 +120,8 @@ class Spawned(asyncio.SubprocessTransport):
     def close(self) -> None:
         """Kills the child if it lives still, and closes its pipes."""
         self.kill()
-        for fd, file in self._files.items():
-            (self._pipes.get(fd) or file).close()
+        for fd, ours in self._sockets.items():
+            (self._pipes.get(fd) or ours).close()
 
     def received(self, fd: int, data: bytes) -> None:
         self._protocol.pipe_data_received(fd, data)
@@ -143,7 +160,8 @@ class _Pipe(asyncio.Protocol):
         self._fd = fd
 
     def data_received(self, data: bytes) -> None:
-        self._child.received(self._fd, data)
+        if self._fd:
+            self._child.received(self._fd, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._child.lost(self._fd, exc)

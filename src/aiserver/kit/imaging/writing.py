@@ -99,7 +99,7 @@ def _save(image: pyvips.Image, descriptor: int, *, kind: Format, quality: int, k
         case "jpg":
             image.jpegsave_target(target, Q=quality, keep=keep)
         case "png":
-            image.pngsave_target(target, keep=keep)
+            _save_png(image, descriptor, keep)
         case "gif":
             image.gifsave_target(target, keep=keep)
         case "tiff":
@@ -110,6 +110,20 @@ def _save(image: pyvips.Image, descriptor: int, *, kind: Format, quality: int, k
             image.heifsave_target(
                 target, compression="av1", Q=quality, bitdepth=8, effort=_effort(image), keep=keep
             )
+
+
+def _save_png(image: pyvips.Image, descriptor: int, keep: int) -> None:
+    try:
+        image.pngsave_target(pyvips.Target.new_to_descriptor(descriptor), keep=keep)
+    except pyvips.Error as error:
+        # The library refuses a damaged colour profile in these words, before it reads a pixel.
+        refused = "vips2png: unable to write" in str(error) and "system error" not in str(error)
+        if not refused or not image.get_typeof("icc-profile-data"):
+            raise
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        bare = colours.without_profile(image)
+        bare.pngsave_target(pyvips.Target.new_to_descriptor(descriptor), keep=keep)
 
 
 def _effort(image: pyvips.Image) -> int:

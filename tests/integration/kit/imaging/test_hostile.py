@@ -200,6 +200,19 @@ async def test_error_that_quotes_the_file_spoils_no_other_job(
         assert refused.value.code == "DamagedImage"
 
 
+async def test_profile_that_png_cannot_hold_is_left_out(
+    pool: ImagingPool, save: Save, out: str
+) -> None:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    # How many tags it has.
+    profile[128:132] = b"\xff" * 4
+    source = save("a.jpg", quarters(), format="JPEG", icc_profile=bytes(profile))
+    await pool.run(Convert(source=source, result=out, format="png"), timeout=10)
+    with Image.open(out) as made:
+        assert close(made.getpixel((2, 2)), RED)
+        assert "icc_profile" not in made.info
+
+
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
 async def test_broken_colour_profile_is_left_out(
     pool: ImagingPool, save: Save, out: str, mode: str
