@@ -31,8 +31,8 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def spent(self) -> float:
-        """Microseconds of CPU, user and system, of the process and its children."""
-        return sum(spent(pid) for pid in family(self.process.pid))
+        """Microseconds of CPU, user and system, of the process and its children, ended ones too."""
+        return sum(spent(pid) + reaped(pid) for pid in family(self.process.pid))
 
     def resident(self) -> int:
         """Bytes of memory of the process and its children."""

@@ -1,7 +1,8 @@
 """Files of a request: which parts an operation takes, under whatever name they came."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -34,6 +35,14 @@ class Upload(Protocol):
     async def seek(self, offset: int) -> None:
         """Goes on reading so many bytes from the start."""
         ...
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """An upload that is kept, where it lies on this machine's disk, to be read only, or None."""
+
+    @property
+    def path(self) -> Path | None: ...
 
 
 File = TypeVar("File", bound=Upload)

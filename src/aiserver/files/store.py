@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiserver.contract.errors import NotFound
@@ -37,6 +38,10 @@ class StoredUpload:
     @property
     def size(self) -> int | None:
         return self._file.size
+
+    @property
+    def path(self) -> Path | None:
+        return self._blobs.file(self._file.path)
 
     async def read(self, size: int = -1) -> bytes:
         left = max(self._file.size - self._at, 0)

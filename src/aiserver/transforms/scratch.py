@@ -5,13 +5,14 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from aiserver.contract.errors import StorageUnavailable
-from aiserver.contract.uploads import Upload
+from aiserver.contract.uploads import OnDisk, Upload
 from aiserver.kit import log
 from aiserver.kit.ids import random_hex
 
@@ -74,7 +75,13 @@ class Scratch:
 
 
 async def write(upload: Upload, path: Path) -> None:
-    """All of the upload as this file, a piece in memory at a time. Raises StorageUnavailable."""
+    """All of the upload as this file, to be read only: the kept one itself on the same disk.
+
+    Else a copy, a piece in memory at a time. Raises StorageUnavailable.
+    """
+    kept = upload.path if isinstance(upload, OnDisk) else None
+    if kept is not None and await _to_its_end(_linked, kept, path):
+        return
     await upload.seek(0)
     with told():
         await _to_its_end(path.touch, mode=0o600)
@@ -97,6 +104,17 @@ def told() -> Generator[None]:
                 retry_after=60,
             ) from error
         raise StorageUnavailable(retry_after=2) from error
+
+
+def _linked(kept: Path, path: Path) -> bool:
+    try:
+        if not stat.S_ISREG(kept.lstat().st_mode):
+            return False
+        path.hardlink_to(kept)
+    except OSError:
+        # Gone, on another disk, or on one that knows no links: the copy will tell.
+        return False
+    return True
 
 
 def _append(path: Path, piece: bytes) -> None:

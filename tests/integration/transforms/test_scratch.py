@@ -93,6 +93,34 @@ def test_leftovers_of_a_killed_process_are_swept_and_no_others(tmp_path: Path) -
         assert halves(tmp_path) == 0
 
 
+class KeptUpload(FakeUpload):
+    """One that lies on the disk."""
+
+    def __init__(self, content: bytes, path: Path | None) -> None:
+        super().__init__(content)
+        self.path = path
+
+
+async def test_kept_upload_is_not_copied_on_the_same_disk(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"content")
+    await write(KeptUpload(b"unread", kept), tmp_path / "source")
+    assert (tmp_path / "source").stat().st_ino == kept.stat().st_ino
+    kept.unlink()
+    assert (tmp_path / "source").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("lies", ["nowhere", "gone", "behind a link", "on another disk"])
+async def test_other_kept_uploads_are_copied(tmp_path: Path, lies: str) -> None:
+    path = None if lies == "nowhere" else tmp_path / "kept"
+    if lies == "behind a link":
+        (tmp_path / "kept").symlink_to("/etc/hostname")
+    if lies == "on another disk":
+        path = Path("/proc/self/status")
+    await write(KeptUpload(b"content", path), tmp_path / "source")
+    assert (tmp_path / "source").read_bytes() == b"content"
+
+
 async def test_upload_that_does_not_fit_says_so(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="disk for work under way is full"):
         await write(FakeUpload(b"content"), Path("/dev/full"))
