@@ -5,7 +5,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing, asynccontextmanager
 from email.errors import MessageError
 from email.header import decode_header, make_header
-from typing import Any, cast
+from tempfile import SpooledTemporaryFile
+from threading import Lock
+from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -159,6 +161,24 @@ class BodyReader:
             await form.close()
 
 
+class _Spool(SpooledTemporaryFile[bytes]):
+    """Once closed it stays so: a thread may write when the call that it writes for is over."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__(max_size)
+        self._turn = Lock()
+
+    def write(self, s: Any) -> int:
+        with self._turn:
+            if self.closed:
+                raise ValueError("The call that this file is of is over.")
+            return super().write(s)
+
+    def close(self) -> None:
+        with self._turn:
+            super().close()
+
+
 class _FormParser(MultiPartParser):
     """Takes `filename*=UTF-8''...` for a file name too, which some clients send alone.
 
@@ -190,6 +210,12 @@ class _FormParser(MultiPartParser):
             plain = b'filename="%b"' % name.encode()
             self._current_part.content_disposition = _EXTENDED_NAME.sub(b"", disposition) + plain
         super().on_headers_finished()
+        upload = self._current_part.file
+        if upload is not None:
+            self._files_to_close_on_error[-1].close()
+            spool = _Spool(max_size=self.spool_max_size)
+            upload.file = cast(BinaryIO, spool)
+            self._files_to_close_on_error[-1] = spool
 
 
 def _percent_decoded(charset: bytes, text: bytes) -> str:
