@@ -218,6 +218,7 @@ class App:
             cors=Cors(settings.get(s.CORS_ORIGINS) or ()),
             secret_in_query=settings[s.AUTH_SECRET_IN_QUERY],
             redact=redact,
+            lane=self._lane.files if self._lane else None,
         )
 
     async def run(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from aiserver.contract.autoquery import Query, as_pairs
 from aiserver.contract.binding import Binder, binder_of
 from aiserver.contract.caller import Caller
-from aiserver.contract.errors import ApiError, StorageUnavailable, Unauthenticated
+from aiserver.contract.errors import ApiError, Forbidden, StorageUnavailable, Unauthenticated
 from aiserver.contract.operation import Answer, Call, EventStream, Handler, Operation
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
@@ -52,6 +52,15 @@ class Dispatch:
         except Unauthenticated:
             self._settlement.refused()
             raise
+        return caller
+
+    def admitted(self, operation: Operation, credentials: Credentials) -> Caller | None:
+        """As `admit`, for who asks again if it is None: a refusal is not counted."""
+        try:
+            caller = self._ring.identify(credentials)
+            permit(caller, operation, public_catalogue=self._public_catalogue)
+        except (Unauthenticated, Forbidden):
+            return None
         return caller
 
     def begin(

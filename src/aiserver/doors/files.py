@@ -31,6 +31,7 @@ _SAFETY: Pairs = [
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"sandbox"),
 ]
+_CONDITIONS = ("range", "if-none-match", "if-modified-since")
 _log = log.get("doors")
 
 Fixed = tuple[tuple[bytes, bytes], ...]
@@ -50,10 +51,7 @@ async def send_file(
 
     Raises ApiError as long as nothing is sent.
     """
-    about = [
-        *headers,
-        *_about(file.sha256, file.modified, file.public, file.lasting, file.vary),
-    ]
+    about = [*headers, *_about_of(file)]
     if _has_it(file, asked):
         await _head(send, HTTPStatus.NOT_MODIFIED, about)
         return
@@ -69,8 +67,7 @@ async def send_file(
         await _head(send, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, about)
         return
     start, end = part or Part(0, file.size)
-    what = _what(file.content_type, file.name, file.attachment)
-    about += [*what, (b"Content-Length", b"%d" % (end - start))]
+    about += _what_of(file, end - start)
     if part is not None:
         about.append((b"Content-Range", b"bytes %d-%d/%d" % (start, end - 1, file.size)))
     status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
@@ -82,6 +79,16 @@ async def send_file(
         return
     with suppress(ClientGone):
         await unless_gone(_pump(file.read(start, end), status, about, send), receive)
+
+
+def always_whole(asked: Headers) -> bool:
+    """Whether this request is answered with all of a file, whatever it holds."""
+    return not any(map(asked.get, _CONDITIONS))
+
+
+def whole_head(file: Download) -> Pairs:
+    """The headers of an answer with all of it."""
+    return [*_about_of(file), *_what_of(file, file.size)]
 
 
 async def _head(send: Send, status: int, about: Pairs, content: bytes = b"") -> None:
@@ -130,6 +137,15 @@ def _to(address: str, file: Download) -> Pairs:
         (b"Cache-Control", kept.encode()),
         (b"Content-Length", b"0"),
     ]
+
+
+def _about_of(file: Download) -> Fixed:
+    return _about(file.sha256, file.modified, file.public, file.lasting, file.vary)
+
+
+def _what_of(file: Download, length: int) -> Pairs:
+    what = _what(file.content_type, file.name, file.attachment)
+    return [*what, (b"Content-Length", b"%d" % length)]
 
 
 @lru_cache(_REMEMBERED)

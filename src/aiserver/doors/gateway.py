@@ -36,6 +36,7 @@ from aiserver.doors.cors import Cors
 from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.files import send_file
 from aiserver.doors.headers import RequestHeaders
+from aiserver.doors.lane_files import FileLane
 from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
 from aiserver.doors.query import query_pairs
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
@@ -96,8 +97,10 @@ class Gateway:
         secret_in_query: bool,
         redact: Callable[[str], str],
         deferred: Deferred,
+        lane: FileLane | None = None,
     ) -> None:
         self._registry = registry
+        self._lane = lane
         self._deferred = deferred
         self._dispatch = dispatch
         self._reader = reader
@@ -191,6 +194,9 @@ class Gateway:
             ends = found.operation.ends_with_caller
             answer = await (unless_gone(running, receive) if ends else running)
         if isinstance(answer, Download):
+            if self._lane is not None:
+                own = self._cors.headers(headers)
+                self._lane.learn(scope, headers, found.operation, credentials, answer, own)
             return answer
         dialect = dialect_of(scope["path"])
         await reply.answer(answer, lambda error: dialect(error, self._redact))

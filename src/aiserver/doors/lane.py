@@ -21,6 +21,7 @@ from aiserver.dispatch import Dispatch
 from aiserver.doors.body import BodyReader
 from aiserver.doors.heads import Asked, Heads
 from aiserver.doors.lane_call import Client, LaneCall
+from aiserver.doors.lane_files import FileLane
 from aiserver.doors.replies import Pairs
 from aiserver.doors.wanted import Wanted, read_members, read_wanted, write_wanted
 from aiserver.keys.access import Credentials
@@ -93,6 +94,7 @@ class Lane:
         self._adapter = OpenAiAdapter()
         self.heads = Heads()
         self.writes = Writes()
+        self.files = FileLane(dispatch, settlement, self.writes)
         self._ways: dict[int, _Way] = {}
         self._dated: tuple[Pairs | None, bytes] = (None, b"")
 
@@ -119,6 +121,12 @@ class Lane:
         self._bodies.held += len(found[1])
         return found
 
+    def answered(self, client: Client, data: bytes) -> bool:
+        """Whether this was a request for a file, answered now as it was before."""
+        if self._lifecycle.draining:
+            return False
+        return self.files.serve(client, data, self.date(client.date))
+
     def hold(self, pieces: list[bytes], piece: bytes) -> None:
         pieces.append(piece)
         self._bodies.held += len(piece)
@@ -140,8 +148,8 @@ class Lane:
         """A call at work, or as much of one as could be begun."""
         try:
             wanted = read_wanted(body)
-            caller = self._dispatch.admit(self._operation, asked.credentials)
-            if not caller.may_use(wanted.model):
+            caller = self._dispatch.admitted(self._operation, asked.credentials)
+            if caller is None or not caller.may_use(wanted.model):
                 return None
             lease = self._pool.choose(wanted.model)
         except (msgspec.MsgspecError, ValueError, RecursionError, ApiError, NobodyLeft):

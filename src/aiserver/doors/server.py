@@ -105,13 +105,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         quiet, self._quiet = self._quiet, False
-        if quiet and self._lane is not None:
-            known = self._lane.known(data)
-            if known is not None:
-                self._in_head = False
-                self._deadline.clear()
-                self._serve(*known)
-                return
+        if quiet and self._lane is not None and self._at_once(self._lane, data):
+            return
         if self._refused:
             return
         if self._in_head:
@@ -129,8 +124,30 @@ class HttpProtocol(HttpToolsProtocol):
                     self._refuse(HeadersTooLarge())
             elif self._in_body:
                 self._heard = self.loop.time()
-            elif quiet and self._lane is not None and self._asked is not None:
-                self._lane.heads.keep(data, self._asked)
+            elif quiet and self._lane is not None:
+                self._remember(self._lane, data)
+
+    def _at_once(self, lane: Lane, data: bytes) -> bool:
+        """Whether this is a request that came before, which the lane takes without a look."""
+        known = lane.known(data)
+        if known is not None:
+            self._in_head = False
+            self._deadline.clear()
+            self._serve(*known)
+            return True
+        if self.flow.write_paused or not lane.answered(self, data):
+            return False
+        self._in_head = False
+        self.on_response_complete()
+        return True
+
+    def _remember(self, lane: Lane, data: bytes) -> None:
+        """What came alone and whole; of a GET the gateway learns it with the call."""
+        cycle = cast("Cycle | None", self.cycle)
+        if self._asked is not None:
+            lane.heads.keep(data, self._asked)
+        elif cycle is not None and cycle.keep_alive and cycle.scope["method"] == "GET":
+            cast("dict[str, Any]", cycle.scope)["request"] = data
 
     def on_message_begin(self) -> None:
         self.url = b""

@@ -58,6 +58,15 @@ class FileAccess:
             raise absent()
         return file
 
+    def still(self, file: Artifact, caller: Caller, *, until: int | None) -> bool:
+        """Whether what was `readable` still is, of a row and secrets that are the same.
+
+        `until` is the end of the signature that opened it, in seconds since 1970.
+        """
+        if self.is_public(file) or owns(caller, file.key_id):
+            return True
+        return until is not None and self._urls.is_before(until)
+
     async def own(
         self, sent: str, caller: Caller, *, kinds: Sequence[str] | None = None
     ) -> Artifact:

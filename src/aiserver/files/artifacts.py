@@ -111,12 +111,18 @@ class Artifacts:
 
     async def find(self, path: str, *, kind: str | None = None) -> Artifact | None:
         """Anybody's, whoever asks; without a kind a result comes before an upload."""
-        now = self._shelf.now()
-        for file in await self._shelf.table.shown(path, now):
+        for file in await self._shelf.table.shown(path, self._shelf.now()):
             found = self._of(file)
-            if kind in (None, file.kind) and (not found.expires or ms(found.expires) > now):
+            if kind in (None, file.kind) and not self.has_ended(found):
                 return found
         return None
+
+    def version(self) -> int | None:
+        """As long as it is the same, `find` finds the same; None where nobody can tell."""
+        return self._shelf.table.version()
+
+    def has_ended(self, artifact: Artifact) -> bool:
+        return artifact.expires is not None and ms(artifact.expires) <= self._shelf.now()
 
     async def read(
         self, artifact: Artifact, start: int = 0, end: int | None = None

@@ -4,8 +4,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
+from aiserver.contract.caller import Caller
+
 # How long the address of a file's bytes in the object store opens them.
 ELSEWHERE_SECONDS = 300
+
+Again = Callable[[Caller], bytes | None]
 
 
 class Download(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,6 +18,8 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     `lasting`: the same address never has other bytes. `public`: caches of others may keep it.
     `vary` names the header of the request that the bytes depend on.
     `content` is all of it where that is in memory already.
+    `again` has all of it for the same request of the same caller later, where it can tell at once
+    that the answer is still the same.
     `elsewhere` asks for an address in the object store, good for ELSEWHERE_SECONDS.
     """
 
@@ -28,4 +34,5 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     attachment: bool = False
     vary: str | None = None
     content: bytes | None = None
+    again: Again | None = None
     elsewhere: Callable[[], Awaitable[str | None]] | None = None

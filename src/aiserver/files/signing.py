@@ -13,7 +13,7 @@ from aiserver.kit.times import iso
 
 # A new one signs; those before it still open what they signed.
 MOST_SECRETS = 3
-# What another process made or took away counts here after so long.
+# What another process made or took away counts here after so long at most.
 FRESH_SECONDS = 0.5
 _SECRET_BYTES = 32
 _LONGEST = 128
@@ -41,6 +41,7 @@ class SignedUrls:
         self._ttl = ttl
         self._secrets: tuple[bytes, ...] = ()
         self._looked = 0.0
+        self._version: int | None = None
 
     def __repr__(self) -> str:
         return "SignedUrls(***)"
@@ -70,8 +71,11 @@ class SignedUrls:
             await self._read()
             if not self._fits(path, expires, signature):
                 return Verdict.WRONG
-        late = self._clock.now().timestamp() >= expires
-        return Verdict.EXPIRED if late else Verdict.VALID
+        return Verdict.VALID if self.is_before(expires) else Verdict.EXPIRED
+
+    def is_before(self, expires: int) -> bool:
+        """Whether this moment, in seconds since 1970, is still to come."""
+        return self._clock.now().timestamp() < expires
 
     async def rotate(self, *, keep: int = MOST_SECRETS - 1) -> int:
         """Signs with a new secret from now on; how many of those before still open, `keep` at most.
@@ -96,11 +100,16 @@ class SignedUrls:
         return fits
 
     async def _refresh(self) -> None:
-        if not self._secrets or self._clock.monotonic() - self._looked >= FRESH_SECONDS:
+        version = self._tables.version()
+        if version is None:
+            fresh = self._clock.monotonic() - self._looked < FRESH_SECONDS
+        else:
+            fresh = version == self._version
+        if not self._secrets or not fresh:
             await self._read()
 
     async def _read(self) -> None:
-        self._looked = self._clock.monotonic()
+        self._looked, self._version = self._clock.monotonic(), self._tables.version()
         rows = await self._rows()
         if not rows:
             await self._tables.write(self._added(1))

@@ -84,10 +84,14 @@ class VariantCache:
         self._memory: VariantMemory[Key] = VariantMemory(most_bytes=min(MOST_BYTES, most_bytes))
 
     async def get(self, key: Key) -> Kept | None:
-        content = self._memory.get(key)
+        content = self.at_hand(key)
         if content is not None:
             return Kept(len(content), content, None)
         return self._remembered(key, await asyncio.to_thread(self._get, key))
+
+    def at_hand(self, key: Key) -> bytes | None:
+        """What needs no look at the disk."""
+        return self._memory.get(key)
 
     async def keep(self, key: Key, made: Path) -> Kept:
         """Takes the file over, which must be on the same disk."""

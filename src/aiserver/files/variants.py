@@ -10,12 +10,13 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
+from aiserver.contract.caller import Caller
 from aiserver.contract.errors import ApiError, InvalidRequest, StorageUnavailable, TooBusy
 from aiserver.contract.operation import Call, Handler
 from aiserver.files.accepted import format_for
-from aiserver.files.access import FileAccess
+from aiserver.files.access import FileAccess, owns
 from aiserver.files.artifacts import PUB, SECURE, Artifact, Artifacts
-from aiserver.files.download import Download
+from aiserver.files.download import Again, Download
 from aiserver.files.table import ms
 from aiserver.files.variant_cache import Kept, Key, VariantCache
 from aiserver.files.variant_operations import GetVariant
@@ -103,6 +104,7 @@ class Variants:
 
     async def get(self, request: GetVariant, call: Call) -> Download:
         options = self._presets.read(request.variant)
+        version = self._artifacts.version()
         source = await self._access.readable(
             request.path, call.caller, expires=request.expires, signature=request.signature
         )
@@ -118,7 +120,30 @@ class Variants:
         wanted = options.as_format(found)
         key = _key_of(source.sha256, wanted, found)
         kept = await self._cache.get(key) or await self._made(key, source, wanted, found)
-        return self._download(source, key, kept, found, is_open=is_open)
+        file = self._download(source, key, kept, found, is_open=is_open)
+        if version is None or kept.content is None:
+            return file
+        again = self._again(source, key, call.caller, until=request.expires, version=version)
+        return msgspec.structs.replace(file, again=again)
+
+    def _again(
+        self, source: Artifact, key: Key, asked_by: Caller, *, until: int | None, version: int
+    ) -> Again:
+        """Looks at all that `get` looked at and that can have changed since."""
+        known, public = asked_by.known, self._access.is_public(source)
+        signed_until = None if public or owns(asked_by, source.key_id) else until
+
+        def again(caller: Caller) -> bytes | None:
+            same = (
+                self._artifacts.version() == version
+                and not self._artifacts.has_ended(source)
+                and caller.known == known
+                and self._access.is_public(source) == public
+                and self._access.still(source, caller, until=signed_until)
+            )
+            return self._cache.at_hand(key) if same else None
+
+        return again
 
     async def _made(
         self, key: Key, source: Artifact, options: VariantOptions, found: Format

@@ -144,13 +144,13 @@ class Job(msgspec.Struct, frozen=True):
 JOB_COLUMNS = Job.__struct_fields__
 
 
-def begun(new: NewJob, id: int, ref_id: str, *, owner: str, now: int, until: int) -> Job:
-    """The row of a job whose first attempt began as it was stored."""
+def begun(new: NewJob, *, owner: str, now: int, until: int) -> Job:
+    """The row of a job whose first attempt begins as it is stored; the store gives it its ids."""
     given: dict[str, Any] = {name: getattr(new, name) for name in NewJob.__struct_fields__}
-    given["ref_id"] = ref_id
+    given["ref_id"] = ""
     return Job(
         **given,
-        id=id,
+        id=0,
         attempt=1,
         state=State.STARTED,
         created=now,

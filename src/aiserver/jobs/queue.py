@@ -53,7 +53,8 @@ class EarlyAnswer:
             await asyncio.sleep(0)
 
     async def wait(self, seconds: float) -> Job | None:
-        await asyncio.wait({self._job}, timeout=seconds)
+        if not self._job.done():
+            await asyncio.wait({self._job}, timeout=seconds)
         return self._job.result() if self._job.done() else None
 
 

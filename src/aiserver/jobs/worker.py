@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -88,7 +89,7 @@ class Worker:
         self._telling = asyncio.Lock()
         self._nobody_waits = False
         self._heard = 0
-        self._starting: set[asyncio.Task[Accepted]] = set()
+        self._starting: set[asyncio.Future[Accepted]] = set()
         self._served: Name = ("", "", "")
 
     def ready(self) -> None:
@@ -130,11 +131,18 @@ class Worker:
         slot = self._room.reserve(new.kind, new.model, new.provider)
         if slot is None:
             return None
+        now = self._now()
+        until = now + self._lease
+        stored = self._store.start(new, owner=self._owner, until=until)
         # Who stops waiting for it must not leave a job that nobody runs.
-        task = asyncio.create_task(self._started(new, slot, answer))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-        return await asyncio.shield(task)
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[Accepted] = loop.create_future()
+        job = cache(partial(begun, new, owner=self._owner, now=now, until=until))
+        stored.add_done_callback(partial(self._started, job, slot, answer, told))
+        self._starting.add(stored)
+        # Made while the disk is at work.
+        loop.call_soon(job)
+        return await told
 
     async def claim(self) -> int:
         """Begins what can be begun now; how many jobs. Raises StorageError."""
@@ -222,22 +230,28 @@ class Worker:
     def _space(self) -> int:
         return self._most - len(self._running) - len(self._starting)
 
-    async def _started(self, new: NewJob, slot: Slot, answer: EarlyAnswer) -> Accepted:
-        try:
-            now = self._now()
-            until = now + self._lease
-            accepted = await self._store.enqueue(new, owner=self._owner, until=until)
-        except BaseException:
-            slot.release()
-            raise
-        if accepted.replayed:
+    def _started(
+        self,
+        job: Callable[[], Job],
+        slot: Slot,
+        answer: EarlyAnswer,
+        told: asyncio.Future[Accepted],
+        stored: asyncio.Future[Accepted],
+    ) -> None:
+        self._starting.discard(stored)
+        failure = stored.exception()
+        if failure is not None or stored.result().replayed:
             slot.release()
         else:
             answer.expected = True
-            ids = (accepted.id, accepted.ref_id)
-            job = begun(new, *ids, owner=self._owner, now=now, until=until)
-            self._begin(job, slot, answer)
-        return accepted
+            accepted = stored.result()
+            self._begin(replace(job(), id=accepted.id, ref_id=accepted.ref_id), slot, answer)
+        if told.done():
+            return
+        if failure is not None:
+            told.set_exception(failure)
+        else:
+            told.set_result(stored.result())
 
     def _begin(self, job: Job, slot: Slot, answer: EarlyAnswer | None = None) -> None:
         attempt = Attempt(job, slot, lambda told: self._updates.append(told), answer)

@@ -6,8 +6,8 @@ import sqlite3 as stdlib_sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -51,7 +51,13 @@ class Connection:
 
 class _Write(NamedTuple):
     work: Callable[[Connection], Any]
-    done: "Future[Any]"
+    done: "asyncio.Future[Any]"
+
+
+class _Outcome(NamedTuple):
+    done: "asyncio.Future[Any]"
+    result: Any
+    failure: Exception | None
 
 
 class Database:
@@ -62,8 +68,8 @@ class Database:
         self._synchronous = synchronous
         self._busy_seconds = busy_seconds
         self._reader = self._connect(read_only=True)
-        self._seen = self._data_version()
-        self._queue: queue.Queue[_Write | None] = queue.Queue(_QUEUE_BOUND)
+        self._seen = self.version()
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_all, name=f"db-{path.stem}", daemon=True)
         self._writer.start()
 
@@ -94,19 +100,22 @@ class Database:
 
         An exception of `work` undoes its own changes, not those of its batch.
         """
-        done: Future[T] = Future()
-        try:
-            self._queue.put_nowait(_Write(work, done))
-        except queue.Full:
-            raise StorageError("Too many writes are waiting for the disk.") from None
-        return await asyncio.wrap_future(done)
+        if self._queue.qsize() >= _QUEUE_BOUND:
+            raise StorageError("Too many writes are waiting for the disk.")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Write(work, done))
+        return await done
 
     def changed(self) -> bool:
         """Whether anyone, this process too, committed since this was last asked."""
-        version = self._data_version()
+        version = self.version()
         changed = version != self._seen
         self._seen = version
         return changed
+
+    def version(self) -> int:
+        """Another one after every commit of anyone."""
+        return int(self.read("PRAGMA data_version")[0][0])
 
     def close(self) -> None:
         """Finishes the writes that are waiting, then closes the file. Again: does nothing."""
@@ -122,9 +131,6 @@ class Database:
             connection = self._connect()
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.close()
-
-    def _data_version(self) -> int:
-        return int(self.read("PRAGMA data_version")[0][0])
 
     def _connect(self, *, read_only: bool = False) -> "stdlib_sqlite3.Connection":
         mode = "ro" if read_only else "rw"
@@ -146,9 +152,11 @@ class Database:
             batch, last = self._gather(first)
             try:
                 connection = connection or self._connect()
-                _commit(connection, batch)
+                outcomes = _commit(connection, batch)
             except sqlite3.Error as error:
-                _fail(batch, StorageError(f"Cannot write {self.path.name}: {error}."))
+                failure = StorageError(f"Cannot write {self.path.name}: {error}.")
+                outcomes = [_Outcome(write.done, None, failure) for write in batch]
+            _tell(outcomes)
             if last:
                 break
         if connection is not None:
@@ -182,28 +190,43 @@ def _prepare(path: Path, *, page_size: int = 4096) -> None:
         connection.close()
 
 
-def _commit(connection: "stdlib_sqlite3.Connection", batch: list[_Write]) -> None:
-    outcomes: list[tuple[_Write, Any, Exception | None]] = []
+def _commit(connection: "stdlib_sqlite3.Connection", batch: list[_Write]) -> list[_Outcome]:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for write in batch:
-            connection.execute("SAVEPOINT one")
-            try:
-                outcomes.append((write, write.work(Connection(connection)), None))
-            except Exception as error:  # a write's own failure belongs to its caller alone
-                if not connection.in_transaction:
-                    # A full disk ends the whole transaction: nothing of the batch is left.
-                    raise
-                connection.execute("ROLLBACK TO one")
-                outcomes.append((write, None, _mapped(error)))
-            connection.execute("RELEASE one")
-        connection.execute("COMMIT")
+        # Alone it has nobody whose changes must outlive its own.
+        one = _alone if len(batch) == 1 else _in_turn
+        outcomes = [one(connection, write) for write in batch]
+        if connection.in_transaction:
+            connection.execute("COMMIT")
     except sqlite3.Error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    for write, result, failure in outcomes:
-        _settle(write.done, result, failure)
+    return outcomes
+
+
+def _alone(connection: "stdlib_sqlite3.Connection", write: _Write) -> _Outcome:
+    try:
+        return _Outcome(write.done, write.work(Connection(connection)), None)
+    except Exception as error:
+        if not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK")
+        return _Outcome(write.done, None, _mapped(error))
+
+
+def _in_turn(connection: "stdlib_sqlite3.Connection", write: _Write) -> _Outcome:
+    connection.execute("SAVEPOINT one")
+    try:
+        outcome = _Outcome(write.done, write.work(Connection(connection)), None)
+    except Exception as error:  # a write's own failure belongs to its caller alone
+        if not connection.in_transaction:
+            # A full disk ends the whole transaction: nothing of the batch is left.
+            raise
+        connection.execute("ROLLBACK TO one")
+        outcome = _Outcome(write.done, None, _mapped(error))
+    connection.execute("RELEASE one")
+    return outcome
 
 
 def _mapped(error: Exception) -> Exception:
@@ -212,18 +235,22 @@ def _mapped(error: Exception) -> Exception:
     return error
 
 
-def _fail(batch: list[_Write], failure: Exception) -> None:
-    for write in batch:
-        _settle(write.done, None, failure)
+def _tell(outcomes: list[_Outcome]) -> None:
+    """In the loops that wait; each is woken once."""
+    for loop, told in groupby(outcomes, lambda outcome: outcome.done.get_loop()):
+        # A loop that is closed has nobody who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, list(told))
 
 
-def _settle(done: "Future[Any]", result: Any, failure: Exception | None) -> None:
-    if not done.set_running_or_notify_cancel():
-        return
-    if failure is None:
-        done.set_result(result)
-    else:
-        done.set_exception(failure)
+def _settle(outcomes: list[_Outcome]) -> None:
+    for done, result, failure in outcomes:
+        if done.done():
+            continue
+        if failure is None:
+            done.set_result(result)
+        else:
+            done.set_exception(failure)
 
 
 driver = sqlite3

@@ -71,6 +71,9 @@ class PostgresTables:
         self._moved, self._looked = False, now
         return True
 
+    def version(self) -> int | None:
+        return None
+
 
 @lru_cache(maxsize=256)
 def _numbered(sql: str) -> str:

@@ -45,6 +45,10 @@ class Tables(Protocol):
         """Whether a revision may have moved since this was last asked."""
         ...
 
+    def version(self) -> int | None:
+        """Another one after every commit of anybody; None where that cannot be told at once."""
+        ...
+
 
 MOVE = "UPDATE revisions SET number = number + 1 WHERE name = ?"
 
@@ -82,6 +86,9 @@ class SqliteTables:
 
     def changed(self) -> bool:
         return self._db.changed()
+
+    def version(self) -> int | None:
+        return self._db.version()
 
     def _read_apart(self, sql: str, parameters: Sequence[Any]) -> Rows:
         try:

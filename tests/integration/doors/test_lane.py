@@ -355,6 +355,17 @@ async def test_key_without_the_model_is_refused_beside_the_lane(
         assert len(upstream.requests) == 1
 
 
+@LANES
+async def test_refused_key_is_counted_once(
+    tmp_path: Path, migrated: bytes, upstream: FakeUpstream, lane: str
+) -> None:
+    async with warm(tmp_path, migrated, upstream, lane) as gateway:
+        for _ in range(3):
+            assert (await gateway.chat(key="ak-" + "f" * 32)).status == 401
+        text = (await gateway.call("GET", "/metrics")).body.decode()
+        assert "aiserver_unauthenticated_total 3.0" in text
+
+
 async def test_calls_of_the_lane_are_counted_for_the_scraper(
     tmp_path: Path, migrated: bytes, upstream: FakeUpstream
 ) -> None:

@@ -58,6 +58,7 @@ class Late:
         self._before = [before]
         self.write, self.read_long = tables.write, tables.read_long
         self.revision, self.changed = tables.revision, tables.changed
+        self.version = tables.version
 
     async def read(self, sql: str, *parameters: Any) -> Rows:
         return self._before.pop() if self._before else await self._tables.read(sql, *parameters)

@@ -173,12 +173,22 @@ async def test_bounds_count_what_was_there_before_the_start(open_stores: OpenSto
 
 
 async def test_job_that_begins_at_once_is_held_by_its_caller(store: Stores) -> None:
-    accepted = await store.jobs.enqueue(new_job(), owner=OWNER, until=store.now + LEASE)
+    accepted = await store.jobs.start(new_job(), owner=OWNER, until=store.now + LEASE)
     assert accepted.state is State.STARTED
     assert await store.claim() == []
     changed = await store.jobs.finish(Fence(accepted.id, OWNER, 1), Completed(result=b"1"))
     assert changed is not None
     assert changed.state is State.COMPLETED
+
+
+async def test_job_that_began_at_once_comes_back_behind_those_that_waited(store: Stores) -> None:
+    waiting = [(await store.put()).id for _ in range(2)]
+    began = await store.jobs.start(new_job(), owner=OWNER, until=store.now + LEASE)
+    later = (await store.put(key_id=7)).id
+    await store.jobs.finish(Fence(began.id, OWNER, 1), Released())
+    order = [job.id for job in await store.claim(4)]
+    assert order.index(began.id) > order.index(waiting[-1])
+    assert set(order) == {*waiting, began.id, later}
 
 
 async def test_job_is_claimed_by_one_process_only(store: Stores) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from aiserver.contract.errors import TooBusy
 from aiserver.jobs.job import LARGEST_ID, Completed, Failed, Fence, State
-from aiserver.jobs.store import MOST_ROWS, Bounds, Filter
+from aiserver.jobs.store import MOST_ROWS, Bounds, Filter, sqlite_enqueue
 from aiserver.jobs.store.sqlite import SqliteJobs
+from aiserver.jobs.store.sqlite_enqueue import IDS_AT_ONCE
 from aiserver.jobs.store.sqlite_months import MonthFiles
 from aiserver.jobs.store.sqlite_rows import COLUMNS
 from aiserver.kit.db import Database, Row, StorageError, open_file
@@ -47,7 +48,7 @@ async def test_large_jobs_are_archived_a_few_at_a_time(store: Stores) -> None:
 
 async def test_more_jobs_than_a_round_are_archived_in_several(store: Stores) -> None:
     count = MOST_ROWS + 5
-    jobs = [store.jobs.enqueue(new_job(), owner="o", until=store.now) for _ in range(count)]
+    jobs = [store.jobs.start(new_job(), owner="o", until=store.now) for _ in range(count)]
     ids = [accepted.id for accepted in await asyncio.gather(*jobs)]
     ends = [store.jobs.finish(Fence(id, "o", 1), Completed(result=b"1")) for id in ids]
     await asyncio.gather(*ends)
@@ -94,11 +95,31 @@ async def test_numbers_end_below_two_to_the_31st(tmp_path: Path, migrated: bytes
     (tmp_path / "app.db").write_bytes(migrated)
     with closing(Database.open(tmp_path / "app.db")) as database:
         store = await SqliteJobs.open(database, StillClock(), tmp_path)
-        sql = f"UPDATE sequences SET last = {LARGEST_ID - 1}"
+        sql = f"UPDATE sequences SET last = {LARGEST_ID - IDS_AT_ONCE}"
         await database.write(lambda connection: connection.execute(sql))
-        assert (await store.enqueue(new_job())).id == LARGEST_ID
+        given = [(await store.enqueue(new_job())).id for _ in range(IDS_AT_ONCE)]
+        assert given == [*range(LARGEST_ID - IDS_AT_ONCE + 1, LARGEST_ID + 1)]
         with pytest.raises(StorageError, match="used up"):
             await store.enqueue(new_job())
+
+
+async def test_processes_never_share_a_number(
+    tmp_path: Path, migrated: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    (tmp_path / "app.db").write_bytes(migrated)
+    with closing(Database.open(tmp_path / "app.db")) as database:
+        one = await SqliteJobs.open(database, StillClock(), tmp_path)
+        other = await SqliteJobs.open(database, StillClock(), tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_enqueue, "_row", fails)
+            with pytest.raises(StorageError, match="full"):
+                await one.enqueue(new_job())
+        # What the failed write took went back, and another process has it by now.
+        given = [(await store.enqueue(new_job())).id for _ in range(70) for store in (other, one)]
+        assert len(given) == len(set(given))
 
 
 async def test_count_of_waiting_jobs_is_mended(tmp_path: Path, migrated: bytes) -> None:

@@ -102,7 +102,7 @@ async def test_read_only_database_says_so(database: Database) -> None:
 async def test_waiting_writes_are_bounded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database._queue.maxsize = 2
+    monkeypatch.setattr(db, "_QUEUE_BOUND", 2)
     blocker = db.connect_for_migration(database.path)
     blocker.execute("BEGIN IMMEDIATE")
     tasks = [asyncio.create_task(database.write(insert(str(i)))) for i in range(10)]

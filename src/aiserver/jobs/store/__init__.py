@@ -4,6 +4,7 @@ A call returns after its transaction is durable. Each may raise StorageError: no
 or (a lost connection) it is not known; every write can be repeated. The clock is handed in.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Protocol
@@ -251,15 +252,19 @@ class JobStore(Protocol):
         """
         ...
 
-    async def enqueue(
-        self, job: NewJob, *, owner: str | None = None, until: int | None = None
-    ) -> Accepted:
-        """Stores a job; calls that meet share a commit.
+    async def enqueue(self, job: NewJob) -> Accepted:
+        """Stores a job, Queued, or Scheduled when `run_after` is to come.
 
-        Queued, or Scheduled when `run_after` is to come; with `owner` it begins as Started, in
-        attempt 1, leased `until` then. Raises TooBusy past a bound (not for a replay, nor with an
-        owner), Conflict for a `ref_id` that this key used or an idempotency key with another body.
-        Same key, same body: the first job, `replayed`. No `ref_id`: 32 random hex digits.
+        Calls that meet share a commit. Raises TooBusy past a bound (not for a replay), Conflict for
+        a `ref_id` that this key used or an idempotency key with another body. Same key, same body:
+        the first job, `replayed`. No `ref_id`: 32 random hex digits.
+        """
+        ...
+
+    def start(self, job: NewJob, *, owner: str, until: int) -> asyncio.Future[Accepted]:
+        """As `enqueue`, but Started, in attempt 1, leased `until` then, and past all bounds.
+
+        What it comes to; cancelled, it is stored all the same.
         """
         ...
 

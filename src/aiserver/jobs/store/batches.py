@@ -36,10 +36,10 @@ class Batches(Generic[Item, Result]):
 
     async def add(self, item: Item) -> Result:
         """Returns once it is durable; who stops waiting for it does not undo it."""
-        return await asyncio.shield(self.submit(item))
+        return await self.submit(item)
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """What `add` waits for; not to be cancelled."""
+        """What `add` waits for; cancelled, it is written all the same."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if len(self._waiting) >= self._bound:
             future.set_exception(StorageError("Too many writes are waiting for the disk."))

@@ -1,5 +1,6 @@
 """Jobs on PostgreSQL, for any number of processes."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -82,12 +83,18 @@ class PostgresJobs:
 
         return Listener(self._db, (CHANNEL,), heard=told, again=again)
 
-    async def enqueue(
-        self, job: NewJob, *, owner: str | None = None, until: int | None = None
-    ) -> Accepted:
+    async def enqueue(self, job: NewJob) -> Accepted:
+        return await self._stored(job, None, None)
+
+    def start(self, job: NewJob, *, owner: str, until: int) -> asyncio.Future[Accepted]:
+        return self._stored(job, owner, until)
+
+    def _stored(
+        self, job: NewJob, owner: str | None, until: int | None
+    ) -> asyncio.Future[Accepted]:
         clean = _clean(job)
-        ref_id = clean.ref_id or random_hex()
-        return await self._enqueues.add(Entry(clean, ref_id, owner, until, self._now()))
+        entry = Entry(clean, clean.ref_id or random_hex(), owner, until, self._now())
+        return self._enqueues.submit(entry)
 
     async def replay(self, key_id: int, idempotency_key: str, body_hash: bytes) -> Accepted | None:
         key = text(idempotency_key) or ""

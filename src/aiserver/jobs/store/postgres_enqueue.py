@@ -196,10 +196,11 @@ class _Names:
 
 
 def _join(line: Line, entry: Entry) -> list[Any]:
-    if entry.owner is None:
-        line.enter(entry.job.key_id)
-    queued = entry.state is State.QUEUED
-    return _row(entry, line.next(place_of(entry.job)) if queued else 0)
+    place = place_of(entry.job)
+    if entry.state is State.STARTED:
+        return _row(entry, line.behind_all(place))
+    line.enter(entry.job.key_id)
+    return _row(entry, line.next(place) if entry.state is State.QUEUED else 0)
 
 
 def _row(entry: Entry, vtag: int) -> list[Any]:

@@ -82,6 +82,10 @@ class Line:
         self.entered[key_id] += 1
         self.entered[ALL_KEYS] += 1
 
+    def behind_all(self, place: Place) -> int:
+        """For what begins at once and takes nobody's place, should it come back to the line."""
+        return self._last.get((place.kind, place.model, ALL_KEYS), 0) + 1
+
     def next(self, place: Place) -> int:
         """The key's next tag."""
         kind, model, _, key_id = place

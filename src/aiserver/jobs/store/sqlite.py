@@ -78,6 +78,7 @@ class SqliteJobs:
         self._files = MonthFiles(folder)
         self._announce = announce
         self._depth = Depth(bounds)
+        self._job_ids = sqlite_enqueue.Numbers()
         self._enqueues = Batches(self._write_entries)
         self._finishes = Batches(self._write_endings)
         self._moving = asyncio.Lock()
@@ -111,13 +112,8 @@ class SqliteJobs:
     def listener(self, heard: Heard, *, again: Callable[[], None]) -> None:
         """The command line writes here too; the sweep sees that."""
 
-    async def enqueue(
-        self, job: NewJob, *, owner: str | None = None, until: int | None = None
-    ) -> Accepted:
+    async def enqueue(self, job: NewJob) -> Accepted:
         job = sqlite_enqueue.storable(job)
-        entry = Entry(job, job.ref_id or random_hex(), owner, until)
-        if owner is not None:
-            return await self._enqueues.add(entry)
         try:
             self._depth.reserve(job.key_id)
         except TooBusy:
@@ -128,9 +124,13 @@ class SqliteJobs:
                 raise
             return first
         self._begin()
-        stored = self._enqueues.submit(entry)
+        stored = self._enqueues.submit(Entry(job, job.ref_id or random_hex(), None, None))
         stored.add_done_callback(partial(self._stored, job.key_id))
         return await asyncio.shield(stored)
+
+    def start(self, job: NewJob, *, owner: str, until: int) -> asyncio.Future[Accepted]:
+        job = sqlite_enqueue.storable(job)
+        return self._enqueues.submit(Entry(job, job.ref_id or random_hex(), owner, until))
 
     async def replay(self, key_id: int, idempotency_key: str, body_hash: bytes) -> Accepted | None:
         key = str(stored(idempotency_key))
@@ -277,8 +277,12 @@ class SqliteJobs:
         return self._ids
 
     async def _write_entries(self, entries: Sequence[Entry]) -> Sequence[Accepted | Exception]:
-        now = self._now()
-        return await self._db.write(lambda c: sqlite_enqueue.enqueue(c, entries, now))
+        now, numbers = self._now(), self._job_ids
+        try:
+            return await self._db.write(lambda c: sqlite_enqueue.enqueue(c, entries, now, numbers))
+        except BaseException:
+            numbers.drop()
+            raise
 
     async def _write_endings(self, endings: Sequence[Ending]) -> Sequence[Changed | None]:
         return await self._write(lambda c, effects: sqlite_finish.finish(c, endings, effects))

@@ -1,5 +1,6 @@
 """Puts new jobs into SQLite, many in one transaction, each with its key's fair place in line."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ SELECT id, ref_id, state, body_hash FROM job_summary WHERE key_id = ? AND idempo
 _USED = """
 SELECT 1 FROM jobs WHERE ref_id = ? AND key_id = ?
 UNION ALL SELECT 1 FROM job_summary WHERE ref_id = ? AND key_id = ?"""
+# What a process takes at once, so that most jobs need no write for their number.
+IDS_AT_ONCE = 64
 _IDS = "UPDATE sequences SET last = last + ? WHERE name = 'jobs' RETURNING last"
 _SMALLEST = """
 SELECT vtag FROM jobs INDEXED BY jobs_fair
@@ -52,10 +55,11 @@ class Entry(NamedTuple):
 
 def storable(job: NewJob) -> NewJob:
     """With text as SQLite takes it: no lone surrogates."""
-    plain = {name: getattr(job, name) for name in _TEXTS}
-    if all(text is None or text.isascii() for text in plain.values()):
-        return job
-    return msgspec.structs.replace(job, **{name: stored(text) for name, text in plain.items()})
+    for name in _TEXTS:
+        text: str | None = getattr(job, name)
+        if text is not None and not text.isascii():
+            return msgspec.structs.replace(job, **{n: stored(getattr(job, n)) for n in _TEXTS})
+    return job
 
 
 class Line(NamedTuple):
@@ -66,6 +70,28 @@ class Line(NamedTuple):
     priority: int
 
 
+class Numbers:
+    """Job ids of one process, in the order of the jobs; what it leaves over, nobody gets."""
+
+    def __init__(self) -> None:
+        self._left: deque[int] = deque()
+
+    def take(self, connection: Connection, count: int) -> list[int]:
+        """Raises StorageError where none are left."""
+        missing = count - len(self._left)
+        if missing > 0:
+            wanted = max(missing, IDS_AT_ONCE)
+            [(last,)] = connection.rows(_IDS, (wanted,))
+            if last > LARGEST_ID:
+                raise StorageError("All job numbers below 2,147,483,648 are used up.")
+            self._left.extend(range(last - wanted + 1, last + 1))
+        return [self._left.popleft() for _ in range(count)]
+
+    def drop(self) -> None:
+        """After a transaction that failed: what it took is not its own."""
+        self._left.clear()
+
+
 class Tags:
     """The next places in line of keys, for one transaction; `save` at its end."""
 
@@ -74,6 +100,10 @@ class Tags:
         self._smallest: dict[Line, int] = {}
         self._last: dict[tuple[str, str, int], int] = {}
         self._changed: set[tuple[str, str, int]] = set()
+
+    def behind_all(self, line: Line) -> int:
+        """For what begins at once and takes nobody's place, should it come back to the line."""
+        return self._of(line.kind, line.model, _HIGHEST) + 1
 
     def next(self, line: Line, key_id: int) -> int:
         kind, model, _ = line
@@ -111,7 +141,7 @@ def first(key_id: int, idempotency_key: str | None) -> tuple[str, Row]:
 
 
 def enqueue(
-    connection: Connection, entries: Sequence[Entry], now: int
+    connection: Connection, entries: Sequence[Entry], now: int, numbers: Numbers
 ) -> list[Accepted | Conflict]:
     """Stores those that may be; the answers in their order."""
     answers: list[Accepted | Conflict | None] = []
@@ -133,7 +163,7 @@ def enqueue(
             new[name] = index
             if key is not None:
                 keyed[key] = index
-    accepted = _insert(connection, [(i, entries[i]) for i in new.values()], now)
+    accepted = _insert(connection, [(i, entries[i]) for i in new.values()], now, numbers)
     for index, original in copies.items():
         row = (accepted[original].id, accepted[original].ref_id, accepted[original].state.value)
         kept, asked = entries[original].job.body_hash, entries[index].job.body_hash
@@ -150,16 +180,16 @@ def _taken(
     return ref_id_used()
 
 
-def _insert(connection: Connection, new: list[tuple[int, Entry]], now: int) -> dict[int, Accepted]:
+def _insert(
+    connection: Connection, new: list[tuple[int, Entry]], now: int, numbers: Numbers
+) -> dict[int, Accepted]:
     if not new:
         return {}
-    [(last,)] = connection.rows(_IDS, (len(new),))
-    if last > LARGEST_ID:
-        raise StorageError("All job numbers below 2,147,483,648 are used up.")
+    ids = numbers.take(connection, len(new))
     tags = Tags(connection)
     rows: list[Row] = []
     accepted: dict[int, Accepted] = {}
-    for id, (index, entry) in enumerate(new, last - len(new) + 1):
+    for id, (index, entry) in zip(ids, new, strict=True):
         state = _begins(entry, now)
         rows.append(_row(id, entry, state, now, tags))
         accepted[index] = Accepted(id, entry.ref_id, state)
@@ -178,9 +208,11 @@ def _begins(entry: Entry, now: int) -> State:
 
 def _row(id: int, entry: Entry, state: State, now: int, tags: Tags) -> Row:
     job, started = entry.job, state is State.STARTED
-    vtag = 0
-    if state is not State.SCHEDULED:
-        vtag = tags.next(Line(job.kind, job.model, job.priority), job.key_id)
+    vtag, line = 0, Line(job.kind, job.model, job.priority)
+    if started:
+        vtag = tags.behind_all(line)
+    elif state is not State.SCHEDULED:
+        vtag = tags.next(line, job.key_id)
     return (
         *(id, entry.ref_id, job.key_id, job.operation, job.kind, job.model, job.provider),
         *(job.priority, job.run_after, job.deadline, job.max_attempts, int(started)),
