@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import cast
 
 import msgspec
 
@@ -26,7 +29,10 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Child:
-    """One run. `on_output` gets standard output as it comes; `tail` bytes of the other are kept."""
+    """One run. `on_output` gets standard output as it comes; `tail` bytes of the other are kept.
+
+    `told` is for a program that reads its standard input.
+    """
 
     def __init__(
         self,
@@ -36,34 +42,68 @@ class Child:
         folder: Path,
         on_output: Callable[[bytes], None],
         tail: int = 8192,
+        told: bool = False,
     ) -> None:
         self._argv = limited(argv, limits)
         self._folder = folder
         self._on_output = on_output
         self._tail = tail
+        self._stdin = PIPE if told else DEVNULL
 
     async def run(self, seconds: float) -> Ended:
         """Waits for its end, at most so long. However this ends, its whole group is gone."""
+        async with self.begun() as running:
+            return await running.ended(seconds)
+
+    @asynccontextmanager
+    async def begun(self) -> AsyncGenerator["Running"]:
+        """Started for the time of the block; after it its whole group is gone."""
         process, heard = await spawn(
             lambda: _Heard(self._on_output, self._tail),
             *self._argv,
+            stdin=self._stdin,
             env=ENVIRONMENT,
             cwd=self._folder,
         )
+        running = Running(process, heard)
+        try:
+            yield running
+        finally:
+            await running.close()
+
+
+class Running:
+    """A child that was started."""
+
+    def __init__(self, process: Spawned, heard: "_Heard") -> None:
+        self._process = process
+        self._heard = heard
+
+    def tell(self, data: bytes) -> None:
+        """All that its standard input will ever hold."""
+        pipe = cast("asyncio.WriteTransport", self._process.get_pipe_transport(0))
+        if not pipe.is_closing():
+            pipe.write(data)
+            pipe.write_eof()
+
+    async def ended(self, seconds: float) -> Ended:
+        """Its end, which comes within so long."""
         timed_out = False
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.shield(heard.silent)
+                await asyncio.shield(self._heard.silent)
         except TimeoutError:
             timed_out = True
-        finally:
-            _kill(process)
-            # Whoever left the group may hold the pipes open.
-            await asyncio.wait({heard.silent}, timeout=DRAIN_SECONDS)
-            process.close()
-            await heard.exited.wait()
-        said = heard.said.decode(errors="replace").strip()
-        return Ended(code=process.get_returncode() or 0, said=said, timed_out=timed_out)
+        await self.close()
+        said = self._heard.said.decode(errors="replace").strip()
+        return Ended(code=self._process.get_returncode() or 0, said=said, timed_out=timed_out)
+
+    async def close(self) -> None:
+        _kill(self._process)
+        # Whoever left the group may hold the pipes open.
+        await asyncio.wait({self._heard.silent}, timeout=DRAIN_SECONDS)
+        self._process.close()
+        await self._heard.exited.wait()
 
 
 class _Heard(asyncio.SubprocessProtocol):

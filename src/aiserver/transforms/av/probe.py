@@ -1,12 +1,14 @@
 """Looks into a file without trusting it: in a limited child, for a bounded time."""
 
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
 from aiserver.transforms.av import accepted, ffprobe
-from aiserver.transforms.av.child import Child, Ended
+from aiserver.transforms.av.child import Child, Running
 from aiserver.transforms.av.errors import MediaRefused, TransformFailed
 from aiserver.transforms.av.found import Found
 from aiserver.transforms.av.limits import Limits
@@ -27,8 +29,60 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
 
 
-async def probe(path: Path, *, programs: Programs, limits: Limits, picture: bool = False) -> Found:
-    """What a file holds. Raises MediaRefused, TransformFailed when the child crashed or hung."""
+class Reader:
+    """A child that reads one file's headers; `ready` starts it before it is known which."""
+
+    def __init__(self, running: Running, printed: bytearray, limits: Limits) -> None:
+        self._running = running
+        self._printed = printed
+        self._limits = limits
+
+    async def read(self, path: Path, formats: tuple[str, ...]) -> Answer:
+        """Once. Raises TransformFailed."""
+        seconds = self._limits.probe_seconds
+        order = {
+            "path": str(path),
+            "options": guarded(formats, self._limits),
+            "counting": seconds / 2,
+        }
+        self._running.tell(msgspec.json.encode(order))
+        ended = await self._running.ended(seconds)
+        if ended.timed_out:
+            raise TransformFailed(
+                f"Reading this file took longer than {seconds:g} seconds", detail=ended.said
+            )
+        try:
+            return msgspec.json.decode(self._printed, type=Answer)
+        except msgspec.DecodeError:
+            raise TransformFailed(
+                "Reading this file failed on the server",
+                detail=f"exit code {ended.code}: {ended.said}",
+            ) from None
+
+
+@asynccontextmanager
+async def ready(folder: Path, *, limits: Limits) -> AsyncGenerator[Reader]:
+    """For the time of the block, since loading FFmpeg's libraries takes a tenth of a second."""
+    # -P, since the folder it runs in holds files of callers.
+    argv = (sys.executable, "-P", "-B", "-m", READER)
+    printed = bytearray()
+    child = _child(argv, folder, limits, printed, told=True)
+    async with child.begun() as running:
+        yield Reader(running, printed, limits)
+
+
+async def probe(
+    path: Path,
+    *,
+    programs: Programs,
+    limits: Limits,
+    picture: bool = False,
+    reader: Reader | None = None,
+) -> Found:
+    """What a file holds, by a `reader` that is ready or by one of its own.
+
+    Raises MediaRefused, TransformFailed when the child crashed or hung.
+    """
     what = "a picture" if picture else "audio or video"
     path = _not_empty(path, what)
     formats = accepted.PICTURES if picture else accepted.MEDIA
@@ -36,7 +90,8 @@ async def probe(path: Path, *, programs: Programs, limits: Limits, picture: bool
     if programs.ffprobe is not None:
         found, reason = await _by_ffprobe(programs.ffprobe, path, formats, limits)
     if found is None or not (found.exact or picture):
-        found, reason = await _by_reader(path, formats, limits)
+        answer = await _answer(path, formats, limits, reader)
+        found, reason = answer.found, answer.refused
     if found is None or found.container not in formats:
         raise MediaRefused(UNREADABLE.format(what), detail=reason or _found_as(found))
     return found
@@ -51,49 +106,32 @@ async def _by_ffprobe(
 ) -> tuple[Found | None, str]:
     """Quicker, where it is there; what it cannot read, or time, is left to the reader."""
     argv = (program, *ffprobe.arguments(path, formats, limits))
-    printed, ended = await _run(argv, path.parent, limits)
+    printed = bytearray()
+    ended = await _child(argv, path.parent, limits, printed).run(limits.probe_seconds)
     if ended.timed_out or ended.code != 0:
         return None, ended.said
     try:
-        return ffprobe.read(printed, _size(path)), ""
+        return ffprobe.read(bytes(printed), _size(path)), ""
     except msgspec.DecodeError as error:
         return None, str(error)
 
 
-async def _by_reader(
-    path: Path, formats: tuple[str, ...], limits: Limits
-) -> tuple[Found | None, str]:
-    order = {
-        "path": str(path),
-        "options": guarded(formats, limits),
-        "counting": limits.probe_seconds / 2,
-    }
-    # -P, since the folder it runs in holds files of callers.
-    argv = (sys.executable, "-P", "-B", "-m", READER, msgspec.json.encode(order).decode())
-    printed, ended = await _run(argv, path.parent, limits)
-    if ended.timed_out:
-        raise TransformFailed(
-            f"Reading this file took longer than {limits.probe_seconds:g} seconds",
-            detail=ended.said,
-        )
-    try:
-        answer = msgspec.json.decode(printed, type=Answer)
-    except msgspec.DecodeError:
-        raise TransformFailed(
-            "Reading this file failed on the server", detail=f"exit code {ended.code}: {ended.said}"
-        ) from None
-    return answer.found, answer.refused
+async def _answer(
+    path: Path, formats: tuple[str, ...], limits: Limits, reader: Reader | None
+) -> Answer:
+    if reader is not None:
+        return await reader.read(path, formats)
+    async with ready(path.parent, limits=limits) as own:
+        return await own.read(path, formats)
 
 
-async def _run(argv: tuple[str, ...], folder: Path, limits: Limits) -> tuple[bytes, Ended]:
-    printed = bytearray()
-
+def _child(
+    argv: tuple[str, ...], folder: Path, limits: Limits, printed: bytearray, *, told: bool = False
+) -> Child:
     def keep(data: bytes) -> None:
         printed.extend(data[: limits.probe_bytes - len(printed)])
 
-    child = Child(argv, limits=limits.for_probe(), folder=folder, on_output=keep)
-    ended = await child.run(limits.probe_seconds)
-    return bytes(printed), ended
+    return Child(argv, limits=limits.for_probe(), folder=folder, on_output=keep, told=told)
 
 
 def _not_empty(path: Path, what: str) -> Path:

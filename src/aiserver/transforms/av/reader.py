@@ -1,4 +1,4 @@
-"""The main of a child that reads a file's headers with PyAV and prints what it found.
+"""The main of a child that is told of a file, reads its headers with PyAV and prints what it found.
 
 Nothing else imports PyAV: its libraries are under the GPL and read files that nobody vouches for.
 """
@@ -184,6 +184,5 @@ def rewind(container: InputContainer) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(
-        msgspec.json.encode(main(msgspec.json.decode(sys.argv[1].encode(), type=Order)))
-    )
+    given = sys.stdin.buffer.read()
+    sys.stdout.buffer.write(msgspec.json.encode(main(msgspec.json.decode(given, type=Order))))

@@ -14,7 +14,7 @@ from aiserver.transforms.av.found import Found
 from aiserver.transforms.av.limits import Limits
 from aiserver.transforms.av.parts import Plan, Source
 from aiserver.transforms.av.plan import plan
-from aiserver.transforms.av.probe import probe
+from aiserver.transforms.av.probe import Reader, probe, ready
 from aiserver.transforms.av.programs import Programs, find_programs
 from aiserver.transforms.av.progress import Progress
 from aiserver.transforms.av.requests import Request, WatermarkVideo, check
@@ -75,8 +75,7 @@ async def transform(
     planned = plan(request, media, target_folder, watermark=watermark, limits=limits)
     progress = Progress(planned.length, report)
     try:
-        await _run(planned, chosen, limits, progress)
-        found = await _result(planned, chosen, limits)
+        found = await _made(planned, chosen, limits, progress)
         verify(found, planned.container, planned.expected, reached=progress.reached)
     except BaseException:
         _remove(planned.target)
@@ -93,6 +92,15 @@ async def transform(
 async def _look(path: Path, programs: Programs, limits: Limits, *, picture: bool = False) -> Source:
     found = await probe(path, programs=programs, limits=limits, picture=picture)
     return Source(path=path, found=found)
+
+
+async def _made(planned: Plan, programs: Programs, limits: Limits, progress: Progress) -> Found:
+    if programs.ffprobe is not None:
+        await _run(planned, programs, limits, progress)
+        return await _result(planned, programs, limits)
+    async with ready(planned.target.parent, limits=limits) as reader:
+        await _run(planned, programs, limits, progress)
+        return await _result(planned, programs, limits, reader)
 
 
 async def _run(planned: Plan, programs: Programs, limits: Limits, progress: Progress) -> None:
@@ -112,9 +120,11 @@ async def _run(planned: Plan, programs: Programs, limits: Limits, progress: Prog
         raise _failure(ended, limits)
 
 
-async def _result(planned: Plan, programs: Programs, limits: Limits) -> Found:
+async def _result(
+    planned: Plan, programs: Programs, limits: Limits, reader: Reader | None = None
+) -> Found:
     try:
-        return await probe(planned.target, programs=programs, limits=limits)
+        return await probe(planned.target, programs=programs, limits=limits, reader=reader)
     except MediaRefused as error:
         raise MediaRefused(
             "Nothing could be made of this file: what it says it holds cannot be decoded",
