@@ -79,6 +79,10 @@ class Running:
         self._process = process
         self._heard = heard
 
+    @property
+    def alive(self) -> bool:
+        return self._process.get_returncode() is None
+
     def tell(self, data: bytes) -> None:
         """All that its standard input will ever hold."""
         pipe = cast("asyncio.WriteTransport", self._process.get_pipe_transport(0))

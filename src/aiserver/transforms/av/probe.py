@@ -37,6 +37,11 @@ class Reader:
         self._printed = printed
         self._limits = limits
 
+    @property
+    def waits(self) -> bool:
+        """Whether it can still be told of a file."""
+        return self._running.alive
+
     async def read(self, path: Path, formats: tuple[str, ...]) -> Answer:
         """Once. Raises TransformFailed."""
         seconds = self._limits.probe_seconds
@@ -119,7 +124,7 @@ async def _by_ffprobe(
 async def _answer(
     path: Path, formats: tuple[str, ...], limits: Limits, reader: Reader | None
 ) -> Answer:
-    if reader is not None:
+    if reader is not None and reader.waits:
         return await reader.read(path, formats)
     async with ready(path.parent, limits=limits) as own:
         return await own.read(path, formats)

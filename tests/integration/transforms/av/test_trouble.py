@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from aiserver.contract.errors import InvalidRequest, StorageUnavailable
 from aiserver.transforms.av.errors import MediaRefused, TransformFailed
 from aiserver.transforms.av.limits import Limits
-from aiserver.transforms.av.probe import probe
+from aiserver.transforms.av.probe import READER, probe
 from aiserver.transforms.av.programs import Programs, find_programs
 from aiserver.transforms.av.requests import (
     AudioFormat,
@@ -43,6 +44,17 @@ def running(folder: Path) -> list[int]:
                 found.append(int(entry.name))
         except OSError:
             continue
+    return found
+
+
+def readers() -> list[int]:
+    """Children of this process that read files, or wait for one."""
+    found: list[int] = []
+    for entry in Path("/proc/self/task").iterdir():
+        for child in (entry / "children").read_text().split():
+            with contextlib.suppress(OSError):
+                if READER.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
     return found
 
 
@@ -369,6 +381,32 @@ async def test_crash_is_the_servers_failure(
     crashes = program(tmp_path, "kill -SEGV $$")
     with pytest.raises(TransformFailed, match="failed on the server"):
         await transformed(TO_MP4, clips.plain(), programs=crashes)
+
+
+async def test_reader_of_the_result_ends_with_a_failure(
+    clips: Clips, transformed: Transforming, tmp_path: Path
+) -> None:
+    crashes = program(tmp_path, "sleep 0.2; kill -SEGV $$")
+    with pytest.raises(TransformFailed):
+        await transformed(TO_MP4, clips.plain(), programs=crashes)
+    assert not readers()
+
+
+async def test_reader_that_died_while_it_waited_is_replaced(
+    clips: Clips, transformed: Transforming
+) -> None:
+    killed: list[int] = []
+
+    def kill_once(_: int) -> None:
+        if not killed:
+            killed.extend(readers())
+            for each in killed:
+                os.kill(each, signal.SIGKILL)
+
+    alone = Programs(ffmpeg=find_programs().ffmpeg)
+    done = await transformed(TO_WEBM, clips.long(), report=kill_once, programs=alone)
+    assert killed
+    assert done.found.tracks
 
 
 async def test_wrong_result_is_thrown_away(
