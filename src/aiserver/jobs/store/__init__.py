@@ -262,10 +262,7 @@ class JobStore(Protocol):
         ...
 
     def start(self, job: NewJob, *, owner: str, until: int) -> asyncio.Future[Accepted]:
-        """As `enqueue`, but Started, in attempt 1, leased `until` then, and past all bounds.
-
-        What it comes to; cancelled, it is stored all the same.
-        """
+        """As `enqueue`, but Started, leased `until` then, and past all bounds."""
         ...
 
     async def replay(self, key_id: int, idempotency_key: str, body_hash: bytes) -> Accepted | None:

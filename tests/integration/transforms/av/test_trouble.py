@@ -393,20 +393,20 @@ async def test_reader_of_the_result_ends_with_a_failure(
 
 
 async def test_reader_that_died_while_it_waited_is_replaced(
-    clips: Clips, transformed: Transforming
+    clips: Clips, transformed: Transforming, tmp_path: Path, target: Path
 ) -> None:
-    killed: list[int] = []
-
-    def kill_once(_: int) -> None:
-        if not killed:
-            killed.extend(readers())
-            for each in killed:
-                os.kill(each, signal.SIGKILL)
-
-    alone = Programs(ffmpeg=find_programs().ffmpeg)
-    done = await transformed(TO_WEBM, clips.long(), report=kill_once, programs=alone)
-    assert killed
-    assert done.found.tracks
+    done = program(
+        tmp_path,
+        f"until [ -e {tmp_path}/killed ]; do sleep 0.01; done; cp {clips.plain()} {target}/result.mp4",
+    )
+    making = asyncio.ensure_future(transformed(TO_MP4, clips.plain(), programs=done))
+    async with asyncio.timeout(10):
+        while not (running(target) and readers()):
+            await asyncio.sleep(0.01)
+    for each in readers():
+        os.kill(each, signal.SIGKILL)
+    (tmp_path / "killed").touch()
+    assert (await making).found.tracks
 
 
 async def test_wrong_result_is_thrown_away(
