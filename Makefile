@@ -2,6 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests of a file share a server; ARGS="-n 0" runs all in one process, as a debugger needs it.
+SPREAD := -n logical --dist loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -18,13 +20,13 @@ install: $(VENV)/.installed ## Sets everything up and starts nothing
 
 test: $(VENV)/.dev node_modules/.installed ## Runs the test suite
 	scripts/system.sh
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(SPREAD) $(ARGS)
 
 # Apart, because counting lines makes the suite take half as long again.
 coverage: $(VENV)/.dev node_modules/.installed ## Runs the test suite and says what it does not reach
 	scripts/system.sh
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest -m "not long" --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(SPREAD) --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
 
 test-long: $(VENV)/.dev node_modules/.installed ## Runs what takes minutes: soak, fuzz, kill -9
 	scripts/system.sh
