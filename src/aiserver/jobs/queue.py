@@ -61,7 +61,7 @@ class EarlyAnswer:
 class Starter(Protocol):
     """Begins a job as it is stored, where that is fair and there is room; None where not."""
 
-    async def start(self, new: NewJob, answer: EarlyAnswer) -> Accepted | None: ...
+    async def start(self, new: NewJob, answer: EarlyAnswer | None) -> Accepted | None: ...
 
 
 class Silent:
@@ -84,10 +84,8 @@ class Queue:
         self._followers: dict[int, list[asyncio.Event]] = {}
 
     async def add(self, job: NewJob, answer: EarlyAnswer | None = None) -> Accepted:
-        """As `JobStore.enqueue`; with an `answer` for a caller that waits, begun in one if it can
-        be.
-        """
-        if answer is not None and self.starter is not None:
+        """As `JobStore.enqueue`, begun in one if it can be; `answer` is for a caller that waits."""
+        if self.starter is not None:
             accepted = await self.starter.start(job, answer)
             if accepted is not None:
                 return accepted

@@ -120,7 +120,7 @@ class Worker:
                 async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
                     await self._woken.wait()
 
-    async def start(self, new: NewJob, answer: EarlyAnswer) -> Accepted | None:
+    async def start(self, new: NewJob, answer: EarlyAnswer | None) -> Accepted | None:
         """Stores a job and begins it in one, where nobody waits and there is a slot; else None.
 
         Raises as `JobStore.enqueue`.
@@ -234,7 +234,7 @@ class Worker:
         self,
         job: Callable[[], Job],
         slot: Slot,
-        answer: EarlyAnswer,
+        answer: EarlyAnswer | None,
         told: asyncio.Future[Accepted],
         stored: asyncio.Future[Accepted],
     ) -> None:
@@ -243,7 +243,8 @@ class Worker:
         if failure is not None or stored.result().replayed:
             slot.release()
         else:
-            answer.expected = True
+            if answer is not None:
+                answer.expected = True
             accepted = stored.result()
             self._begin(replace(job(), id=accepted.id, ref_id=accepted.ref_id), slot, answer)
         if told.done():

@@ -312,6 +312,20 @@ async def test_job_that_somebody_waits_for_begins_as_it_is_stored(work: Work) ->
     assert (work.ran, work.room.taken) == ([accepted.id], 0)
 
 
+async def test_job_that_nobody_waits_for_begins_as_it_is_stored_too(work: Work) -> None:
+    await work.worker.claim()
+    accepted = await work.queue.add(new_job())
+    assert accepted.state is State.STARTED
+    work.go.set()
+    job = await work.queue.ended(accepted.id, seconds=10)
+    assert job is not None
+    assert (job.state, job.result, job.attempt) == (State.COMPLETED, b"1", 1)
+    await work.idle()
+    assert await work.stores.ledger() == [accepted.id]
+    planned = await work.queue.add(new_job(run_after=work.stores.now + 60_000))
+    assert planned.state is State.SCHEDULED
+
+
 async def test_job_does_not_begin_before_those_that_wait(work: Work) -> None:
     work.room.slots = 1
     first = await work.stores.put()

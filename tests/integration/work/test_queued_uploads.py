@@ -350,7 +350,7 @@ async def test_refused_call_leaves_no_file(opened: Opener) -> None:
     async with opened(MAX_QUEUED="1") as gateway:
         assert (await put(gateway, refId="r", **later)).status == 200
         dog = ("dog.png", b"dog")
-        assert (await put(gateway, image=dog)).status == 429
+        assert (await put(gateway, image=dog, **later)).status == 429
         await gateway.call("POST", "/api/CancelJob", {"refId": "r"})
         assert (await put(gateway, refId="r", image=dog)).status == 409
         assert (await put(gateway, refId="x", image=dog, width="wide")).status == 400
