@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -294,11 +295,15 @@ def in_blocks(head: str, rows: Sequence[Row], *, tail: str = "") -> Iterator[tup
     """Few statements `{head} VALUES (?, ...), ... {tail}` for many rows of one width."""
     start = 0
     for count in _ROWS_A_STATEMENT:
-        block = f"({', '.join('?' * len(rows[0]))})" if rows else ""
-        sql = f"{head} VALUES {', '.join([block] * count)} {tail}"
         while len(rows) - start >= count:
             values: list[Any] = []
             for row in rows[start : start + count]:
                 values += row
-            yield sql, values
+            yield _block(head, len(rows[0]), count, tail), values
             start += count
+
+
+@lru_cache(maxsize=128)
+def _block(head: str, width: int, count: int, tail: str) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"{head} VALUES {', '.join([row] * count)} {tail}"
