@@ -53,6 +53,7 @@ class Connection:
 class _Write(NamedTuple):
     work: Callable[[Connection], Any]
     done: "asyncio.Future[Any]"
+    single: bool
 
 
 class _Outcome(NamedTuple):
@@ -96,15 +97,16 @@ class Database:
         except sqlite3.Error as error:
             raise StorageError(f"Cannot read {self.path.name}: {error}.") from error
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, single: bool = False) -> T:
         """Runs `work` in the writer thread; returns after the commit. Raises StorageError.
 
-        An exception of `work` undoes its own changes, not those of its batch.
+        An exception of `work` undoes its own changes, not those of its batch. `single`: it is one
+        statement, which needs no transaction of its own.
         """
         if self._queue.qsize() >= _QUEUE_BOUND:
             raise StorageError("Too many writes are waiting for the disk.")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Write(work, done))
+        self._queue.put(_Write(work, done, single))
         return await done
 
     def changed(self) -> bool:
@@ -192,6 +194,8 @@ def _prepare(path: Path, *, page_size: int = 4096) -> None:
 
 
 def _commit(connection: "stdlib_sqlite3.Connection", batch: list[_Write]) -> list[_Outcome]:
+    if len(batch) == 1 and batch[0].single:
+        return [_single(connection, batch[0])]
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Alone it has nobody whose changes must outlive its own.
@@ -204,6 +208,13 @@ def _commit(connection: "stdlib_sqlite3.Connection", batch: list[_Write]) -> lis
             connection.execute("ROLLBACK")
         raise
     return outcomes
+
+
+def _single(connection: "stdlib_sqlite3.Connection", write: _Write) -> _Outcome:
+    try:
+        return _Outcome(write.done, write.work(Connection(connection)), None)
+    except Exception as error:  # a write's own failure belongs to its caller
+        return _Outcome(write.done, None, _mapped(error))
 
 
 def _alone(connection: "stdlib_sqlite3.Connection", write: _Write) -> _Outcome:

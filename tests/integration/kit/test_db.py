@@ -61,6 +61,24 @@ async def test_change_by_another_process_is_noticed(database: Database) -> None:
     assert names(database) == ["a"]
 
 
+async def test_single_statement_counts_and_fails_for_itself(database: Database) -> None:
+    assert await database.write(insert("a"), single=True) == 1
+    with pytest.raises(IntegrityError):
+        await database.write(insert("a"), single=True)
+    blocker = db.connect_for_migration(database.path)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match="locked"):
+        await database.write(insert("b"), single=True)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    written = [database.write(insert(name), single=True) for name in ("b", "a", "c")]
+    outcomes = await asyncio.gather(*written, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [int, IntegrityError, int]
+    other = Database.open(database.path)
+    assert names(other) == ["a", "b", "c"]
+    other.close()
+
+
 async def test_locked_database_says_so(database: Database) -> None:
     blocker = db.connect_for_migration(database.path)
     blocker.execute("BEGIN IMMEDIATE")

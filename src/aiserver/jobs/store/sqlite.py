@@ -278,7 +278,13 @@ class SqliteJobs:
 
     async def _write_entries(self, entries: Sequence[Entry]) -> Sequence[Accepted | Exception]:
         now, numbers = self._now(), self._job_ids
+        alone = entries[0] if len(entries) == 1 and entries[0].plain else None
+        id = numbers.one() if alone is not None else None
         try:
+            if alone is not None and id is not None:
+                return await self._db.write(
+                    lambda c: sqlite_enqueue.begin(c, alone, id, now), single=True
+                )
             return await self._db.write(lambda c: sqlite_enqueue.enqueue(c, entries, now, numbers))
         except BaseException:
             numbers.drop()

@@ -1,5 +1,7 @@
 """Puts new jobs into SQLite, many in one transaction, each with its key's fair place in line."""
 
+# ruff: noqa: S608 - the names joined into SQL are this package's own.
+
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,6 +44,8 @@ _REMEMBER = "INSERT OR REPLACE INTO fair (kind, model, key_id, tag)"
 # Who comes to an empty line begins behind all that was ever in it, else a key that is new would
 # pass by one that was there often.
 _HIGHEST = -1
+_BEGIN = f"""{_INSERT} VALUES ({", ".join("?" * (len(_COLUMNS) - 1))},
+  (SELECT coalesce(max(tag), 0) + 1 FROM fair WHERE kind = ? AND model = ? AND key_id = {_HIGHEST}))"""
 
 
 class Entry(NamedTuple):
@@ -51,6 +55,12 @@ class Entry(NamedTuple):
     ref_id: str
     owner: str | None
     until: int | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it begins at once, under no name that another could have."""
+        job = self.job
+        return self.owner is not None and job.ref_id is None and job.idempotency_key is None
 
 
 def storable(job: NewJob) -> NewJob:
@@ -86,6 +96,10 @@ class Numbers:
                 raise StorageError("All job numbers below 2,147,483,648 are used up.")
             self._left.extend(range(last - wanted + 1, last + 1))
         return [self._left.popleft() for _ in range(count)]
+
+    def one(self) -> int | None:
+        """One that needs no look at the table, if there is such."""
+        return self._left.popleft() if self._left else None
 
     def drop(self) -> None:
         """After a transaction that failed: what it took is not its own."""
@@ -172,6 +186,13 @@ def enqueue(
     return [answer or accepted[index] for index, answer in enumerate(answers)]
 
 
+def begin(connection: Connection, entry: Entry, id: int, now: int) -> list[Accepted]:
+    """As `enqueue` of one that begins at once and has no names of its caller's, in a statement."""
+    row = _row(id, entry, State.STARTED, now, 0)
+    connection.execute(_BEGIN, (*row[:-1], entry.job.kind, entry.job.model))
+    return [Accepted(id, entry.ref_id, State.STARTED)]
+
+
 def _taken(
     connection: Connection, name: tuple[str, int], new: dict[tuple[str, int], int]
 ) -> Conflict | None:
@@ -191,7 +212,7 @@ def _insert(
     accepted: dict[int, Accepted] = {}
     for id, (index, entry) in zip(ids, new, strict=True):
         state = _begins(entry, now)
-        rows.append(_row(id, entry, state, now, tags))
+        rows.append(_row(id, entry, state, now, _tag(entry, state, tags)))
         accepted[index] = Accepted(id, entry.ref_id, state)
     tags.save()
     for sql, values in in_blocks(_INSERT, rows):
@@ -206,13 +227,16 @@ def _begins(entry: Entry, now: int) -> State:
     return State.QUEUED if after is None or after <= now else State.SCHEDULED
 
 
-def _row(id: int, entry: Entry, state: State, now: int, tags: Tags) -> Row:
+def _tag(entry: Entry, state: State, tags: Tags) -> int:
+    job = entry.job
+    line = Line(job.kind, job.model, job.priority)
+    if state is State.STARTED:
+        return tags.behind_all(line)
+    return 0 if state is State.SCHEDULED else tags.next(line, job.key_id)
+
+
+def _row(id: int, entry: Entry, state: State, now: int, vtag: int) -> Row:
     job, started = entry.job, state is State.STARTED
-    vtag, line = 0, Line(job.kind, job.model, job.priority)
-    if started:
-        vtag = tags.behind_all(line)
-    elif state is not State.SCHEDULED:
-        vtag = tags.next(line, job.key_id)
     return (
         *(id, entry.ref_id, job.key_id, job.operation, job.kind, job.model, job.provider),
         *(job.priority, job.run_after, job.deadline, job.max_attempts, int(started)),
