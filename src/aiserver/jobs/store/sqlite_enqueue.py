@@ -45,7 +45,8 @@ _REMEMBER = "INSERT OR REPLACE INTO fair (kind, model, key_id, tag)"
 # pass by one that was there often.
 _HIGHEST = -1
 _BEGIN = f"""{_INSERT} VALUES ({", ".join("?" * (len(_COLUMNS) - 1))},
-  (SELECT coalesce(max(tag), 0) + 1 FROM fair WHERE kind = ? AND model = ? AND key_id = {_HIGHEST}))"""
+  (SELECT coalesce(max(tag), 0) + 1 FROM fair
+   WHERE kind = ? AND model = ? AND key_id = {_HIGHEST}))"""
 
 
 class Entry(NamedTuple):
