@@ -133,7 +133,11 @@ class Worker:
             return None
         now = self._now()
         until = now + self._lease
-        stored = self._store.start(new, owner=self._owner, until=until)
+        try:
+            stored = self._store.start(new, owner=self._owner, until=until)
+        except BaseException:
+            slot.release()
+            raise
         # Who stops waiting for it must not leave a job that nobody runs.
         loop = asyncio.get_running_loop()
         told: asyncio.Future[Accepted] = loop.create_future()

@@ -326,6 +326,19 @@ async def test_job_that_nobody_waits_for_begins_as_it_is_stored_too(work: Work) 
     assert planned.state is State.SCHEDULED
 
 
+async def test_job_that_cannot_be_stored_leaves_its_slot(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("odd")
+
+    await work.worker.claim()
+    monkeypatch.setattr(work.queue.store, "start", fails)
+    with pytest.raises(ValueError, match="odd"):
+        await work.queue.add(new_job())
+    assert work.room.taken == 0
+
+
 async def test_job_does_not_begin_before_those_that_wait(work: Work) -> None:
     work.room.slots = 1
     first = await work.stores.put()
