@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
-from servicestack import JsonServiceClient
 from servicestack.clients import UploadFile
 
+import service_stack
 from clients import transform_dtos as dto
 from clients.python_dtos import BackgroundJobState
 from clips import Clips, seen
@@ -41,18 +41,7 @@ async def server(tmp_path: Path, migrated: bytes) -> AsyncGenerator[TestGateway]
 
 
 async def ask(server: TestGateway, key: str, work: Callable[[Any], Any]) -> Any:
-    """What the client, which blocks, does with this key."""
-
-    def call() -> Any:
-        client: Any = JsonServiceClient(server.url)
-        client.bearer_token = key
-        try:
-            return work(client)
-        finally:
-            client._session.close()
-
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.to_thread(call)
+    return await service_stack.ask(server, key, work, seconds=PATIENCE)
 
 
 async def created(

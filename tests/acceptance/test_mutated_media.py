@@ -84,7 +84,10 @@ class Asks:
 
     def _picture(self, rng: random.Random, file: tuple[str, bytes]) -> tuple[str, Parts]:
         into = "avif" if rng.random() < 0.02 else rng.choice(_PICTURE_FORMATS)
-        side = lambda: str(rng.randint(1, 60))  # noqa: E731
+
+        def side() -> str:
+            return str(rng.randint(1, 60))
+
         match rng.randrange(8):
             case 0 | 1 | 2:
                 return "ConvertImage", {"image": file, "outputFormat": into}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
-from servicestack import JsonServiceClient
 from servicestack.clients import UploadFile
 
+import service_stack
 from clients import transform_dtos as dto
 from clients.python_dtos import BackgroundJobState
 from clips import FAST_H264, Clips, seen
@@ -69,19 +69,8 @@ def video(clips: Clips, name: str, *words: str, seconds: float = 0.4) -> Path:
 
 
 async def ask(server: TestGateway, work: Callable[[Any], Any], *, key: str = "") -> Any:
-    """What the client, which blocks, does with this key or one of its own."""
-    token = key or await server.key()
-
-    def call() -> Any:
-        client: Any = JsonServiceClient(server.url)
-        client.bearer_token = token
-        try:
-            return work(client)
-        finally:
-            client._session.close()
-
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.to_thread(call)
+    """With this key, or one of its own."""
+    return await service_stack.ask(server, key or await server.key(), work, seconds=PATIENCE)
 
 
 def posted(client: Any, request: Any, parts: Parts) -> Any:
