@@ -21,6 +21,7 @@ _MOST_SECONDS = 180
 # What each did in a second, so that a round of any takes about as long.
 _PACE = {EMBEDDED: 4000, POSTGRES: 3500, "pgqueuer": 1200, "procrastinate": 280}
 _BATCH, _BATCH_PACE = 100, 6000
+_TIMES = {"start_ms": "start ms", "wait_ms": "result ms", "lone_ms": "rested ms"}
 
 Found = dict[str, float]
 
@@ -150,7 +151,7 @@ def _ratio(said: str, of: list[Found], to: list[Found], least: float) -> dict[st
 
 def _show(rounds: dict[str, list[Found]]) -> None:
     title = f"No-op jobs, enqueued to done, {len(rounds[EMBEDDED])} rounds in turn"
-    table = Table(title, ("jobs/s", "min..max", "x pgqueuer", "start p50 ms", "result p50 ms"))
+    table = Table(title, ("jobs/s", "min..max", "x pgqueuer", *_TIMES.values()))
     for name, found in rounds.items():
         rates = sorted(each["rate"] for each in found)
         times = "-"
@@ -158,7 +159,7 @@ def _show(rounds: dict[str, list[Found]]) -> None:
             pairs = zip(found, rounds["pgqueuer"], strict=True)
             times = f"{statistics.median(a['rate'] / b['rate'] for a, b in pairs):.2f}"
         spread = f"{rates[0]:.0f}..{rates[-1]:.0f}"
-        waits = (_shown(found, what) for what in ("start_ms", "wait_ms"))
+        waits = (_shown(found, what) for what in _TIMES)
         table.add(name, (f"{statistics.median(rates):.0f}", spread, times, *waits))
     table.show()
 

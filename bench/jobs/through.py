@@ -12,7 +12,7 @@ from aiserver.jobs.queue import EarlyAnswer
 from bench.jobs import lap
 from bench.jobs.desk import Desk, nothing, opened
 
-_WAITS, _MODELS, _PATIENCE_SECONDS = 200, 4, 30.0
+_CALLS, _MODELS, _PATIENCE_SECONDS = 200, 4, 30.0
 
 
 async def main() -> None:
@@ -23,39 +23,40 @@ async def main() -> None:
         async def add(_: int) -> None:
             await desk.add(next(numbers), models=_MODELS)
 
-        starts, waits = await _waits(desk)
+        starts = [await _start(desk, number) for number in range(_CALLS)]
+        lone = [await _wait(desk, number, rested=True) for number in range(_CALLS)]
+        waits = [await _wait(desk, number) for number in range(_CALLS)]
         # Where slots are busy, as under such a load, jobs are claimed.
         desk.queue.starter = None
         rate = await lap.warmed(add, desk.queue.done, told)
         done = await _completed(desk) - before
-    if done != next(numbers) + 2 * _WAITS:
+    if done != next(numbers) + 3 * _CALLS:
         raise SystemExit(f"{done} jobs were done, not those that were added; no figure counts.")
-    found = {"rate": rate, "start_ms": statistics.median(starts)}
-    lap.show({**found, "wait_ms": statistics.median(waits)})
+    times = {"start_ms": starts, "wait_ms": waits, "lone_ms": lone}
+    lap.show({"rate": rate, **{name: statistics.median(found) for name, found in times.items()}})
 
 
-async def _waits(desk: Desk) -> tuple[list[float], list[float]]:
-    """Milliseconds to the start of a queued job, and to the result for a caller who waits for it.
-
-    Callers come one at a time, each when nothing is left of the one before.
-    """
+async def _start(desk: Desk, number: int) -> float:
+    """Milliseconds to the start of a queued job that comes when nothing is left of others."""
     starts: list[float] = []
-    waits: list[float] = []
-    for number in range(_WAITS):
-        await _rest(desk)
-        began = time.perf_counter()
+    await _rest(desk)
+    began = time.perf_counter()
+    desk.on_start = lambda: starts.append((time.perf_counter() - began) * 1000)
+    await _result(desk, await desk.add(number))
+    desk.on_start = nothing
+    return starts[0]
 
-        def note(began: float = began) -> None:
-            starts.append((time.perf_counter() - began) * 1000)
 
-        desk.on_start = note
-        await _result(desk, await desk.add(number))
-        desk.on_start = nothing
+async def _wait(desk: Desk, number: int, *, rested: bool = False) -> float:
+    """Milliseconds to the result for a caller who waits: one who has just had another, or `rested`.
+
+    What there was to write of that other may be under way.
+    """
+    if rested:
         await _rest(desk)
-        began, answer = time.perf_counter(), EarlyAnswer()
-        await _result(desk, await desk.add(number, answer=answer), answer)
-        waits.append((time.perf_counter() - began) * 1000)
-    return starts, waits
+    began, answer = time.perf_counter(), EarlyAnswer()
+    await _result(desk, await desk.add(number, answer=answer), answer)
+    return (time.perf_counter() - began) * 1000
 
 
 async def _result(desk: Desk, id: int, answer: EarlyAnswer | None = None) -> None:
