@@ -117,6 +117,13 @@ def test_jobs_are_listed_by_state_and_key(shell: Shell) -> None:
     assert "1 of 2 jobs" in shell("jobs", "list", "--limit", "1")
 
 
+def test_each_job_has_one_line_where_a_program_reads(shell: Shell) -> None:
+    shell("keys", "create", "an-application-with-a-long-name-" + "x" * 60)
+    ids = [shell.queue(key_id=1) for _ in range(3)]
+    lines = shell("jobs", "list").splitlines()
+    assert [line.split()[0] for line in lines] == ["ID", *map(str, reversed(ids))]
+
+
 def test_planned_job_is_listed_as_queued(shell: Shell) -> None:
     id = shell.queue(run_after=FAR)
     assert [row["id"] for row in shell.json("list", "--state", "queued")] == [id]

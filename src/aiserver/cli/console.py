@@ -18,7 +18,11 @@ from aiserver.kit.redact import Redactor
 from aiserver.kit.workers import NoWorkers
 from aiserver.settings import SettingError
 
+_WIDEST = 10_000
 _out = Console(highlight=False, soft_wrap=True)
+if not _out.is_terminal:
+    # What a program reads has a line for each row of a table, however long.
+    _out.width = _WIDEST
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

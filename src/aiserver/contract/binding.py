@@ -11,6 +11,7 @@ from msgspec import inspect
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.scalars import mender
 from aiserver.contract.spelling import pascal, plain_type, spelling_of
+from aiserver.contract.wording import plainly
 
 T = TypeVar("T", bound=msgspec.Struct)
 Pairs = Iterable[tuple[str, str]]
@@ -19,7 +20,6 @@ _LENGTH = re.compile(r"of length (>=|<=) (\d+)")
 _BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+)")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PLAIN_VALUE = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?|true|false")
-_PLACE = re.compile(r" - at `\$(.*)`$")
 _CODES = {
     ">=": "GreaterThanOrEqual",
     "<=": "LessThanOrEqual",
@@ -135,9 +135,7 @@ def _can_be_empty(declared: Any) -> bool:
 
 def _invalid(field: msgspec.structs.FieldInfo, problem: str) -> FieldError:
     name = field.encode_name
-    place = _PLACE.search(problem)
-    wrong = _PLACE.sub("", problem).replace("`", "'")
-    where = f"{pascal(name)}{place[1]}" if place else pascal(name)
+    wrong, place = plainly(problem)
     if _LENGTH.search(wrong):
         code = "NotEmpty" if "length >= 1" in wrong else "Length"
     elif bound := _BOUND.search(wrong):
@@ -145,8 +143,8 @@ def _invalid(field: msgspec.structs.FieldInfo, problem: str) -> FieldError:
     else:
         code = "RequestBindingException"
     known = "" if place else _members(field.type)
-    problem = f"{wrong[0].lower()}{wrong[1:]}{known}"
-    return FieldError(code, where, f"'{_title(name)}' is not valid: {problem}.")
+    message = f"'{_title(name)}' is not valid: {wrong}{known}."
+    return FieldError(code, f"{pascal(name)}{place}", message)
 
 
 def _members(declared: Any) -> str:

@@ -13,6 +13,7 @@ from msgspec import inspect
 from aiserver.contract.errors import FieldError, InvalidRequest
 from aiserver.contract.scalars import mender
 from aiserver.contract.spelling import fold, pascal, plain_type
+from aiserver.contract.wording import plainly
 
 Stored = str | int | float | None
 
@@ -223,5 +224,5 @@ def _items(text: str) -> list[str]:
 
 def _invalid(column: Column, problem: str) -> FieldError:
     field = pascal(column.wire)
-    wrong = problem[:1].lower() + problem[1:].replace("`", "'")
-    return FieldError("RequestBindingException", field, f"'{field}' is not valid: {wrong}.")
+    message = f"'{field}' is not valid: {plainly(problem).text}."
+    return FieldError("RequestBindingException", field, message)
