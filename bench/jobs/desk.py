@@ -1,7 +1,7 @@
 """The gateway's queue with all its loops, and work that does nothing: what its processes run."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -47,7 +47,7 @@ class Room:
     def reserve(self, kind: str, model: str, provider: str) -> Slot | None:
         return Slot()
 
-    def watch(self, freed: Callable[[], None]) -> None: ...
+    def watch(self, names: Sequence[tuple[str, ...]], freed: Callable[[], None]) -> None: ...
 
 
 class Counted(Queue):
@@ -71,6 +71,8 @@ class Bell:
         self.stop = worker.stop
 
     def called_back(self) -> None: ...
+
+    def planned(self) -> None: ...
 
 
 class Desk:

@@ -6,7 +6,7 @@ Run as a program, it serves on the folder that is named, holds every job and tel
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -90,7 +90,7 @@ class Room:
     def reserve(self, model: str, provider: str) -> FreeSlot:
         return FreeSlot()
 
-    def watch(self, freed: Callable[[], None]) -> None: ...
+    def watch(self, names: Sequence[tuple[str, ...]], freed: Callable[[], None]) -> None: ...
 
 
 class Easel:

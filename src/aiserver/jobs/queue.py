@@ -30,6 +30,10 @@ class Bell(Protocol):
 
     def called_back(self) -> None: ...
 
+    def planned(self) -> None:
+        """A job has a time of its own to begin or to end."""
+        ...
+
 
 # From a future to who waits in a task for `asyncio.wait` of it.
 _TURNS_TO_WAKE = 3
@@ -73,6 +77,8 @@ class Silent:
 
     def called_back(self) -> None: ...
 
+    def planned(self) -> None: ...
+
 
 class Queue:
     """Over a store, which several processes may share; the news of this one come at once."""
@@ -82,6 +88,8 @@ class Queue:
         self.bell: Bell = Silent()
         self.starter: Starter | None = None
         self._followers: dict[int, list[asyncio.Event]] = {}
+        self._answers: set[EarlyAnswer] = set()
+        self._given_up = False
 
     async def add(self, job: NewJob, answer: EarlyAnswer | None = None) -> Accepted:
         """As `JobStore.enqueue`, begun in one if it can be; `answer` is for a caller that waits."""
@@ -92,6 +100,8 @@ class Queue:
         accepted = await self.store.enqueue(job)
         if not accepted.replayed:
             self.bell.ready()
+            if job.run_after is not None or job.deadline is not None:
+                self.bell.planned()
         return accepted
 
     def started(self, job: Job) -> None:
@@ -121,9 +131,9 @@ class Queue:
             self.bell.stop(asked)
         return result
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, *, spare_leases: bool = False) -> Swept:
         """As `JobStore.sweep`."""
-        swept = await self.store.sweep()
+        swept = await self.store.sweep(spare_leases=spare_leases)
         self.swept(swept)
         return swept
 
@@ -149,14 +159,20 @@ class Queue:
                 self.bell.called_back()
             if changed.state is State.QUEUED:
                 self.bell.ready()
+            elif changed.state is State.SCHEDULED:
+                self.bell.planned()
 
     async def ended(
         self, id: int, *, seconds: float, answer: EarlyAnswer | None = None
     ) -> Job | None:
         """The job once it has ended, or has its `answer`; None when that takes longer."""
-        if answer is not None and answer.expected:
+        if answer is not None and answer.expected and not self._given_up:
             began = time.monotonic()
-            job = await answer.wait(seconds)
+            self._answers.add(answer)
+            try:
+                job = await answer.wait(seconds)
+            finally:
+                self._answers.discard(answer)
             if job is not None:
                 return job
             seconds -= time.monotonic() - began
@@ -166,6 +182,14 @@ class Queue:
                     return job
         return None
 
+    def give_up(self) -> None:
+        """Nobody waits any longer: who does, and who comes, gets a job as it stands."""
+        self._given_up = True
+        for answer in self._answers:
+            answer.give(None)
+        for id in self._followers:
+            self._notify(id)
+
     async def follow(self, id: int, *, seconds: float) -> AsyncGenerator[Job]:
         """The job as it stands, then each time it may have changed, until it ends or time does."""
         until = time.monotonic() + seconds
@@ -173,7 +197,7 @@ class Queue:
             while (job := await self.store.find(id=id)) is not None:
                 yield job
                 left = until - time.monotonic()
-                if job.state.ended or left <= 0:
+                if job.state.ended or left <= 0 or self._given_up:
                     return
                 try:
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_SECONDS)):

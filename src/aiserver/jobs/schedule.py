@@ -1,5 +1,6 @@
 """Work that recurs, and what became of it when it last ran."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
@@ -45,7 +46,9 @@ class Schedule:
     def tasks(self) -> list[Task]:
         return list(self._tasks)
 
-    def every(self, seconds: float, name: str, step: Step) -> None:
+    def every(
+        self, seconds: float, name: str, step: Step, *, soon: asyncio.Event | None = None
+    ) -> None:
         """As `Background.every`, and kept account of."""
         task = Task(name=name, seconds=seconds, next_run=self._after(seconds))
         self._tasks.append(task)
@@ -53,7 +56,7 @@ class Schedule:
         async def watched() -> None:
             await self._run(task, step)
 
-        self._background.every(seconds, name, watched)
+        self._background.every(seconds, name, watched, soon=soon)
 
     async def _run(self, task: Task, step: Step) -> None:
         began = self._clock.monotonic()

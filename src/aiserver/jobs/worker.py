@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from itertools import chain, repeat
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -14,7 +15,6 @@ from aiserver.jobs.job import (
     Completed,
     Failed,
     FailureKind,
-    Fence,
     Job,
     JobError,
     NewJob,
@@ -35,9 +35,14 @@ LEASE_SECONDS = 15.0
 HEARTBEAT_SECONDS = 5.0
 MOST_AT_ONCE = 256
 _LOOK_AGAIN_SECONDS = 2.0
-_RECORD_PAUSES = (0.1, 0.5, 2.0, 5.0)
+_RECORD_PAUSES = (0.1, 0.5, 2.0)
+_LONGEST_RECORD_PAUSE = 5.0
 _RETRY_MS = 2_000
 _log = log.get("jobs")
+
+
+# A group of jobs: kind, model, provider.
+Name = tuple[str, str, str]
 
 
 class Room(Protocol):
@@ -47,13 +52,13 @@ class Room(Protocol):
         """None while everybody who could do it is busy or out of service."""
         ...
 
-    def watch(self, freed: Callable[[], None]) -> None:
-        """`freed` is called once, when `reserve` may have more to give."""
+    def watch(self, names: Sequence[Name], freed: Callable[[], None]) -> None:
+        """`freed` is called once `reserve` may have more for one of these, the most urgent first.
+
+        What was asked before is forgotten.
+        """
         ...
 
-
-# A group of jobs: kind, model, provider.
-Name = tuple[str, str, str]
 
 # Does the work of one attempt; it may be cancelled.
 Run = Callable[[Attempt], Awaitable[Outcome]]
@@ -85,6 +90,7 @@ class Worker:
         self._updates: list[Progress] = []
         self._woken = asyncio.Event()
         self._stopping = False
+        self._left = asyncio.Event()
         self._claiming = asyncio.Lock()
         self._telling = asyncio.Lock()
         self._nobody_waits = False
@@ -153,11 +159,10 @@ class Worker:
         space, heard = self._space, self._heard
         groups = await self._store.groups() if space > 0 else []
         self._nobody_waits = space > 0 and not groups and heard == self._heard
-        reserved = self._reserved(groups, space)
+        reserved, blocked = self._reserved(groups, space)
+        self._room.watch(() if self._stopping else blocked, self.ready)
         wants = [Want(*name, len(slots)) for name, slots in reserved.items()]
         if not wants:
-            if groups:
-                self._room.watch(self.ready)
             return 0
         try:
             async with self._claiming:
@@ -195,9 +200,14 @@ class Worker:
                 with suppress(StorageError):
                     await self._queue.progress(merged(updates))
 
-    async def shut(self, *, grace: float) -> None:
-        """Claims no more; what still runs after `grace` seconds goes back to the queue."""
+    def drain(self) -> None:
+        """Begins nothing more; what runs goes on."""
         self._stopping = True
+        self._room.watch((), self.ready)
+
+    async def shut(self, *, grace: float) -> None:
+        """Drains; what still runs after `grace` seconds goes back to the queue."""
+        self.drain()
         await asyncio.gather(*self._starting, return_exceptions=True)
         tasks = [attempt.task for attempt in self.running if attempt.task is not None]
         if tasks:
@@ -205,22 +215,32 @@ class Worker:
         # What a claim under way brings goes back too, and is waited for.
         async with self._claiming:
             attempts = self.running
+        self._left.set()
         for attempt in attempts:
             attempt.interrupt(Stop.STOPPING)
         rest = [attempt.task for attempt in attempts if attempt.task is not None]
         await asyncio.gather(*rest, return_exceptions=True)
 
-    def _reserved(self, groups: Sequence[Group], space: int) -> dict[Name, list[Slot]]:
-        """A slot for each group in turn: models of one provider must not wait for each other."""
+    def _reserved(
+        self, groups: Sequence[Group], space: int
+    ) -> tuple[dict[Name, list[Slot]], list[Name]]:
+        """A slot for each group in turn: models of one provider must not wait for each other.
+
+        With the groups that could use one more.
+        """
         reserved: dict[Name, list[Slot]] = {}
+        blocked: list[Name] = []
         # Who had the last slot comes last next time.
         waiting = sorted(groups, key=lambda g: (-g.priority, _name(g) <= self._served, _name(g)))
         while waiting and space > 0:
             again: list[Group] = []
             for group in waiting:
+                if space <= 0:
+                    break
                 name = _name(group)
-                slot = self._room.reserve(*name) if space > 0 else None
+                slot = self._room.reserve(*name)
                 if slot is None:
+                    blocked.append(name)
                     continue
                 self._served, space = name, space - 1
                 slots = reserved.setdefault(name, [])
@@ -228,7 +248,7 @@ class Worker:
                 if len(slots) < group.ready:
                     again.append(group)
             waiting = again
-        return reserved
+        return reserved, blocked
 
     @property
     def _space(self) -> int:
@@ -279,7 +299,7 @@ class Worker:
                 if attempt.told:
                     # After its end nothing is written of an attempt any more.
                     await self.tell_progress()
-                await self._record(attempt.fence, outcome)
+                await self._record(attempt, outcome)
         finally:
             attempt.slot.release()
             if attempt.answer is not None:
@@ -322,19 +342,22 @@ class Worker:
         attempt.answer.give(job)
         await attempt.answer.taken()
 
-    async def _record(self, fence: Fence, outcome: Outcome) -> None:
+    async def _record(self, attempt: Attempt, outcome: Outcome) -> None:
         """Keeps trying while the store is away: what was done must not be done again."""
-        for pause in (*_RECORD_PAUSES, None):
+        fence = attempt.fence
+        for pause in chain(_RECORD_PAUSES, repeat(_LONGEST_RECORD_PAUSE)):
             try:
                 if await self._queue.finish(fence, outcome) is None:
                     _log.warning("job_lease_lost", job=fence.job_id, attempt=fence.attempt)
+                return
             except StorageError as error:
-                if pause is None:
+                if self._left.is_set() or attempt.stop is Stop.LOST:
                     _log.error("job_not_recorded", job=fence.job_id, reason=str(error))
                     return
-                await asyncio.sleep(pause)
-            else:
-                return
+                _log.warning("job_not_recorded_yet", job=fence.job_id, reason=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._left.wait()
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiserver.kit import log
 
@@ -17,12 +18,20 @@ class Background:
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
-    def every(self, seconds: float, name: str, step: Loop) -> None:
-        """Runs `step` again and again with a pause between; a failure is logged, not fatal."""
+    def every(
+        self, seconds: float, name: str, step: Loop, *, soon: asyncio.Event | None = None
+    ) -> None:
+        """Runs `step` again and again with a pause between, which `soon` ends; a failure is logged,
+        not fatal.
+        """
+        wanted = soon or asyncio.Event()
 
         async def loop() -> None:
             while True:
-                await asyncio.sleep(seconds)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await wanted.wait()
+                wanted.clear()
                 await step()
 
         self.run(name, loop)

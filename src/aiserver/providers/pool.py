@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
-from aiserver.contract.errors import TooBusy
+from aiserver.contract.errors import ApiError, TooBusy
 from aiserver.kit import log
 from aiserver.kit.clock import Clock, SystemClock
 from aiserver.providers.choice import Candidate, NobodyLeft, choose
@@ -156,8 +156,31 @@ class ProviderPool:
         self._names.route(model, provider)
 
     def when_better(self, tell: Callable[[], None]) -> None:
-        """`tell` is called once, when a slot is freed or a provider changes."""
+        """`tell` is called once, when a provider changes."""
         self._tell_better = tell
+
+    def stand(
+        self, model: str, *, provider: str | None = None, beside: Collection[Waiter]
+    ) -> Waiter | None:
+        """A place in the line for a slot, until its `turn` or `leave`.
+
+        None where nobody serves the model, or where those `beside` it wait for all who do.
+        """
+        waiter = Waiter(model, provider, ())
+        try:
+            places = self._places(waiter)
+        except ApiError:
+            return None
+        if {each for other in beside for each in other.at}.issuperset(places):
+            return None
+        self._line.join(waiter)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Gives the place up, and the slot if it was its turn."""
+        self._line.leave(waiter)
+        waiter.turn.cancel()
+        _pass_on(waiter)
 
     async def acquire(
         self,
@@ -193,8 +216,6 @@ class ProviderPool:
 
     def freed(self, candidate: Candidate, trial: bool = False) -> None:
         candidate.running -= 1
-        if self._tell_better is not None:
-            self._better()
         # Nobody waits for one slot more of a provider that had some already.
         if self._line.waiting and (trial or candidate.running == candidate.limit - 1):
             self._line.freed(candidate)

@@ -1,6 +1,6 @@
 """Room for transforms: as many at once as there are cores to work on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiserver.contract.trace import Trace
 
@@ -27,7 +27,7 @@ class CoreSlots:
 
     def __init__(self, count: int) -> None:
         self._left = count
-        self._waiting: set[Callable[[], None]] = set()
+        self._waiting: Callable[[], None] | None = None
 
     @property
     def left(self) -> int:
@@ -40,12 +40,12 @@ class CoreSlots:
         self._left -= 1
         return CoreSlot(self._freed)
 
-    def watch(self, freed: Callable[[], None]) -> None:
-        """`freed` is called once, when the next slot is released."""
-        self._waiting.add(freed)
+    def watch(self, names: Sequence[tuple[str, str]], freed: Callable[[], None]) -> None:
+        """`freed` is called once, when the next slot is released, if any work is named."""
+        self._waiting = freed if names else None
 
     def _freed(self) -> None:
         self._left += 1
-        waiting, self._waiting = self._waiting, set()
-        for freed in waiting:
+        freed, self._waiting = self._waiting, None
+        if freed is not None:
             freed()

@@ -22,6 +22,7 @@ from aiserver.jobs.schedule import Schedule
 from aiserver.jobs.shown import RunningJob
 from aiserver.jobs.status_handlers import StatusHandlers
 from aiserver.jobs.store import Announce, Bounds, JobStore, Outbox
+from aiserver.jobs.sweeper import SWEEP_SECONDS, Sweeper
 from aiserver.jobs.worker import HEARTBEAT_SECONDS, Worker
 from aiserver.kit.background import Background
 from aiserver.kit.clock import Clock
@@ -37,7 +38,6 @@ from aiserver.work.terms import Terms
 from aiserver.work.twins import Placing, QueueHandlers
 from aiserver.work.uploads import JobUploads
 
-_SWEEP_SECONDS = 2.0
 _PROGRESS_SECONDS = 0.25
 _ARCHIVE_SECONDS = 60.0
 _UPKEEP_SECONDS = 3600.0
@@ -147,7 +147,8 @@ class Desk:
             owner=this_process(),
             most=self._terms.most_running,
         )
-        self.queue.bell, self.queue.starter = _Bell(worker, self._deliveries), worker
+        sweeper = Sweeper(self.queue, self._clock)
+        self.queue.bell, self.queue.starter = _Bell(worker, self._deliveries, sweeper), worker
         self.queue.swept(await self._store.take_back(dead_among(await self._store.owners())))
         background = self._background
         news = News(self.queue, worker, self._deliveries.wake)
@@ -159,7 +160,9 @@ class Desk:
         background.run("callbacks", self._deliveries.run)
         background.every(HEARTBEAT_SECONDS, "job leases", worker.beat)
         background.every(_PROGRESS_SECONDS, "job progress", worker.tell_progress)
-        self.schedule.every(_SWEEP_SECONDS, "Do what has fallen due", self._sweep)
+        self.schedule.every(
+            SWEEP_SECONDS, "Do what has fallen due", sweeper.round, soon=sweeper.soon
+        )
         self.schedule.every(_ARCHIVE_SECONDS, "Archive finished jobs", self._archive)
         self.schedule.every(_UPKEEP_SECONDS, "Forget old jobs", self._forget)
         self.schedule.every(_UPKEEP_SECONDS, "Delete files without a job", self._uploads.sweep)
@@ -172,6 +175,15 @@ class Desk:
     async def forget_secret(self, key_id: int) -> None:
         """For a key that was deleted. Raises StorageError."""
         await self._secrets.forget(key_id)
+
+    def drain(self) -> None:
+        """Begins no more jobs; those that run go on, and who waits for one may."""
+        if self._worker is not None:
+            self._worker.drain()
+
+    def give_up(self) -> None:
+        """Whoever waits for a job is told at once where it will be found."""
+        self.queue.give_up()
 
     async def stop(self, *, grace: float) -> None:
         """Lets jobs end for so many seconds; the others go back to the queue."""
@@ -192,10 +204,6 @@ class Desk:
             )
             for attempt in running
         ]
-
-    async def _sweep(self) -> None:
-        while (await self.queue.sweep()).more:
-            pass
 
     async def _archive(self) -> None:
         before = self._ago(_ARCHIVE_AFTER)
@@ -227,10 +235,11 @@ class Desk:
 class _Bell:
     """Passes the news of the queue on to those who act on them."""
 
-    def __init__(self, worker: Worker, deliveries: Deliveries) -> None:
+    def __init__(self, worker: Worker, deliveries: Deliveries, sweeper: Sweeper) -> None:
         self.ready = worker.ready
         self.stop = worker.stop
         self.called_back = deliveries.wake
+        self.planned = sweeper.planned
 
 
 def _month_before(now: datetime, count: int) -> str:

@@ -1,13 +1,17 @@
 """Where jobs can run: the rooms that do the work of each kind, asked for a slot."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from aiserver.contract.operation import Handler
 from aiserver.jobs.attempt import Slot
+from aiserver.jobs.worker import Name
 from aiserver.work.twins import Placing
+
+# A model, and the provider that is wished for, if any.
+Wanted = tuple[str, str]
 
 
 class Slots(Protocol):
@@ -15,7 +19,7 @@ class Slots(Protocol):
 
     def reserve(self, model: str, provider: str) -> Slot | None: ...
 
-    def watch(self, freed: Callable[[], None]) -> None: ...
+    def watch(self, names: Sequence[Wanted], freed: Callable[[], None]) -> None: ...
 
 
 class QueuedRoom(Protocol):
@@ -42,9 +46,9 @@ class Rooms:
         slots = self._slots.get(kind)
         return None if slots is None else slots.reserve(model, provider)
 
-    def watch(self, freed: Callable[[], None]) -> None:
-        for slots in self._slots.values():
-            slots.watch(freed)
+    def watch(self, names: Sequence[Name], freed: Callable[[], None]) -> None:
+        for mine, slots in self._slots.items():
+            slots.watch([(model, wish) for kind, model, wish in names if kind == mine], freed)
 
 
 def slots_of(rooms: Iterable[QueuedRoom]) -> dict[str, Slots]:

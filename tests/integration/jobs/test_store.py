@@ -498,6 +498,16 @@ async def test_attempt_that_was_lost_is_in_the_ledger_once(store: Stores, end: s
     assert store.now - LEASE <= at <= store.now
 
 
+async def test_lease_that_is_spared_can_still_be_extended(store: Stores) -> None:
+    job = await store.started()
+    store.tick(LEASE)
+    swept = await store.jobs.sweep(spare_leases=True)
+    assert (swept.lost, (await store.job(job.id)).state) == (0, State.STARTED)
+    beat = await store.jobs.heartbeat(OWNER, [job.fence], until=store.now + LEASE)
+    assert beat.lost == []
+    assert (await store.jobs.sweep()).lost == 0
+
+
 async def test_lost_attempts_have_numbers_that_no_process_gives(store: Stores) -> None:
     number = "SELECT number FROM revisions WHERE name = 'processes'"
     [(before,)] = await store.rows(number)

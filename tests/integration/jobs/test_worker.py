@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import count
 
 import pytest
 
 from aiserver.contract.trace import Trace
+from aiserver.jobs import worker as worker_module
 from aiserver.jobs.admin_cancelling import cancel_all, cancel_ids
 from aiserver.jobs.attempt import Attempt
 from aiserver.jobs.event_stream import Teller
-from aiserver.jobs.job import Completed, Outcome, State
+from aiserver.jobs.job import Completed, Fence, Outcome, State
 from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.worker import Worker
 from aiserver.kit.db import StorageError
@@ -48,8 +50,9 @@ class Room:
         self.taken += 1
         return Slot(self)
 
-    def watch(self, freed: Callable[[], None]) -> None:
-        self.freed.append(freed)
+    def watch(self, names: Sequence[tuple[str, ...]], freed: Callable[[], None]) -> None:
+        if names:
+            self.freed.append(freed)
 
 
 class Bell:
@@ -58,6 +61,7 @@ class Bell:
     def __init__(self, worker: Worker) -> None:
         self.ready, self.stop = worker.ready, worker.stop
         self.called_back: Callable[[], None] = lambda: None
+        self.planned: Callable[[], None] = lambda: None
 
 
 class Work:
@@ -143,6 +147,56 @@ async def test_outcome_that_is_being_recorded_is_not_interrupted(
     go_on.set()
     await work.idle()
     assert await work.states([accepted.id]) == [State.COMPLETED]
+
+
+async def refuse(*_: object, **__: object) -> object:
+    raise StorageError("away")
+
+
+async def test_result_is_recorded_however_long_the_store_was_away(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_RECORD_PAUSES", ())
+    monkeypatch.setattr(worker_module, "_LONGEST_RECORD_PAUSE", 0.001)
+    finish, tries, back = work.queue.finish, count(), asyncio.Event()
+
+    async def away(fence: Fence, outcome: Outcome) -> object:
+        if next(tries) < 50:
+            raise StorageError("away")
+        back.set()
+        return await finish(fence, outcome)
+
+    monkeypatch.setattr(work.queue, "finish", away)
+    accepted = await work.stores.put()
+    await work.worker.claim()
+    work.go.set()
+    await asyncio.wait_for(back.wait(), 10)
+    assert [attempt.job.id for attempt in work.worker.running] == [accepted.id]
+    await work.idle()
+    assert await work.states([accepted.id]) == [State.COMPLETED]
+    assert work.ran == [accepted.id]
+
+
+async def test_stop_does_not_wait_for_a_store_that_is_away(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work.queue, "finish", refuse)
+    await work.stores.put()
+    await work.worker.claim()
+    work.go.set()
+    await work.began.wait()
+    await asyncio.wait_for(work.worker.shut(grace=0), 10)
+    assert work.worker.running == []
+
+
+async def test_nothing_begins_once_the_worker_drains(work: Work) -> None:
+    running = await work.stores.put()
+    await work.worker.claim()
+    work.worker.drain()
+    later = await work.queue.add(new_job())
+    work.go.set()
+    await work.idle()
+    assert await work.states([running.id, later.id]) == [State.COMPLETED, State.QUEUED]
 
 
 async def test_job_past_its_deadline_is_stopped_at_once(work: Work) -> None:

@@ -23,7 +23,7 @@ def test_who_watches_is_told_once_of_the_next_free_slot() -> None:
     first, second = slots.reserve("", ""), slots.reserve("", "")
     assert first is not None
     assert second is not None
-    slots.watch(lambda: told.append(slots.left))
+    slots.watch([("", "")], lambda: told.append(slots.left))
     first.release()
     second.release()
     assert told == [1]

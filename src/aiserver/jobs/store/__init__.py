@@ -332,14 +332,14 @@ class JobStore(Protocol):
         """The place in its model's line, from 1, counted to MOST_COUNTED; None if not Queued."""
         ...
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, *, spare_leases: bool = False) -> Swept:
         """Does what has fallen due, in rounds of MOST_ROWS each; several processes may.
 
         Scheduled jobs become Queued, behind what their key has in line unless they ran before.
         Expired leases: Cancelled where asked, Failed (LOST) after the last attempt, else Queued at
         their old place; the attempt counts. Waiting and running jobs past their deadline: Failed
         (DEADLINE), the fence of a running one broken. An attempt that so ends, at a provider, is in
-        the ledger with a cost that is not known.
+        the ledger with a cost that is not known. `spare_leases`: no lease counts as expired now.
         """
         ...
 

@@ -142,12 +142,13 @@ class PostgresJobs:
     async def position(self, id: int) -> int | None:
         return await postgres_claim.position(self._db, id)
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, *, spare_leases: bool = False) -> Swept:
         now = self._now()
         due = await postgres_sweep.next_due(self._db)
         if due is None or due > now:
             return Swept([], 0, 0, due)
-        return await postgres_sweep.sweep(self._db, self._turns(now), await self._numbers())
+        turns, ids = self._turns(now), await self._numbers()
+        return await postgres_sweep.sweep(self._db, turns, ids, spare_leases=spare_leases)
 
     async def owners(self) -> list[str]:
         return await postgres_query.owners(self._db)

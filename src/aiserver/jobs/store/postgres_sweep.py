@@ -41,7 +41,9 @@ async def next_due(database: Postgres) -> int | None:
     return row[0]
 
 
-async def sweep(database: Postgres, turns: Turns, ids: CallIds) -> Swept:
+async def sweep(
+    database: Postgres, turns: Turns, ids: CallIds, *, spare_leases: bool = False
+) -> Swept:
     """Attempts that end here are told to the ledger under `ids`."""
     async with database.transaction(IN_TURN) as transaction:
         overdue = await _rows(transaction, _OVERDUE, turns.now)
@@ -50,7 +52,7 @@ async def sweep(database: Postgres, turns: Turns, ids: CallIds) -> Swept:
             for found in overdue
         ]
         _lose([found for found in overdue if found.state is State.STARTED], turns, ids)
-        expired = await _rows(transaction, _EXPIRED, turns.now)
+        expired = [] if spare_leases else await _rows(transaction, _EXPIRED, turns.now)
         late = [found for found in expired if found.id not in turns.turned]
         returned, lost = _take_back(late, turns)
         _lose(late, turns, ids)

@@ -198,13 +198,15 @@ class SqliteJobs:
     async def position(self, id: int) -> int | None:
         return sqlite_claim.position(self._db, id)
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, *, spare_leases: bool = False) -> Swept:
         await self._mend_depth()
         due = sqlite_sweep.next_due(self._db)
         if due is None or due > self._now():
             return Swept([], 0, 0, due)
         ids = await self._numbers()
-        return await self._write(lambda c, effects: sqlite_sweep.sweep(c, effects, ids))
+        return await self._write(
+            lambda c, effects: sqlite_sweep.sweep(c, effects, ids, spare_leases=spare_leases)
+        )
 
     async def owners(self) -> list[str]:
         sql = "SELECT DISTINCT owner FROM jobs WHERE state = 'Started' ORDER BY owner"

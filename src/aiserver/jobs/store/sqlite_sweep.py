@@ -46,12 +46,14 @@ def next_due(database: Database) -> int | None:
     return database.read(_NEXT)[0][0]
 
 
-def sweep(connection: Connection, effects: Effects, ids: CallIds) -> Swept:
+def sweep(
+    connection: Connection, effects: Effects, ids: CallIds, *, spare_leases: bool = False
+) -> Swept:
     """Attempts that end here are told to the ledger under `ids`."""
     overdue = connection.rows(_OVERDUE, (effects.now,))
     ended = _end_overdue(connection, overdue, effects)
     _lose(connection, [row for row in overdue if row[4] == State.STARTED.value], effects, ids)
-    expired = connection.rows(_EXPIRED, (effects.now,))
+    expired = [] if spare_leases else connection.rows(_EXPIRED, (effects.now,))
     returned, lost = _take_back(connection, expired, effects)
     _lose(connection, expired, effects, ids)
     promoted = _promote(connection, effects)
