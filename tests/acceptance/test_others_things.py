@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import quote
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from aiserver.contract.operation import Access, Content, Operation
+from fakes.painting import form as parts
 from fakes.receiver import Receiver
 from fakes.upstream import FakeUpstream
 from gateway import Reply, TestGateway, running
@@ -137,9 +139,7 @@ class Another:
         """What its owner sees of it all."""
         asked = [f"/artifacts/{quote(path)}" for path, _ in self.named["path"]]
         for ref, _ in self.named["ref"]:
-            asked += [
-                f"/api/{name}?refId={ref}" for name in ("GetOpenAiChatStatus", "QueryDeliveries")
-            ]
+            asked += [f"/api/{name}?refId={ref}" for name in ("GetOpenAiChat", "QueryDeliveries")]
         asked.append("/api/QueryFiles?include=total&fields=id,path,size,sha256")
         replies = [await self.gateway.call("GET", at, key=self.key) for at in asked]
         return [(reply.status, re.sub(rb'"offset".*', b"", reply.body)) for reply in replies]
@@ -193,19 +193,35 @@ async def files_of(gateway: TestGateway, key: str, key_id: int) -> list[tuple[st
 
 
 async def chats_of(another: Another, receiver: Receiver) -> None:
-    """One that has ended, with a callback, and one that waits."""
+    """One that has ended, with a callback, and others that wait: one of each kind of status."""
     asked = {"model": "fake-model", "messages": [{"role": "user", "content": "said by b"}]}
+    generate = {"model": "fake-model", "prompt": "said by b"}
+    later = (datetime.now(UTC) + timedelta(days=20)).isoformat()
+    picture, multipart = parts(
+        image=("a.png", PICTURE), outputFormat="gif", refId="scales-of-b", runAfter=later
+    )
     jobs: dict[str, int] = {}
-    for ref, more in (
-        ("ended-of-b", {"replyTo": receiver.url}),
-        ("waits-of-b", {"runAfter": "2099-01-01T00:00:00Z"}),
+    for ref, name, body, headers in (
+        (
+            "ended-of-b",
+            "OpenAiChatCompletion",
+            {"request": asked, "refId": "ended-of-b", "replyTo": receiver.url},
+            None,
+        ),
+        (
+            "waits-of-b",
+            "OllamaGeneration",
+            {"request": generate, "refId": "waits-of-b", "runAfter": later},
+            None,
+        ),
+        ("scales-of-b", "ConvertImage", picture, multipart),
     ):
-        body = {"request": asked, "refId": ref, **more}
         reply = await another.gateway.call(
-            "POST", "/api/QueueOpenAiChatCompletion", body, key=another.key
+            "POST", f"/api/Queue{name}", body, key=another.key, headers=headers
         )
         assert reply.status == 200, reply.body
-        jobs[ref] = reply.json()["id"]
+        queued = reply.json()
+        jobs[ref] = queued.get("id") or queued["jobId"]
     await receiver.reach(1)
     await another.gateway.call("GET", "/api/GetJobEvents?refId=ended-of-b", key=another.key)
     async with asyncio.timeout(10):

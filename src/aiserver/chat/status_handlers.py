@@ -6,10 +6,10 @@ import msgspec
 
 from aiserver.chat.status_operations import GetOllamaGenerationStatus, GetOpenAiChatStatus
 from aiserver.contract.operation import Call, Handler, JsonBytes
-from aiserver.jobs.asked import asked_for
 from aiserver.jobs.job import State
 from aiserver.jobs.queue import Queue
 from aiserver.jobs.shown import error_of, state_of, status_of
+from aiserver.jobs.status_handlers import job_told_by
 from aiserver.jobs.status_operations import StatusRequest
 
 
@@ -23,7 +23,7 @@ class ChatStatusHandlers:
         return {GetOpenAiChatStatus: self.status, GetOllamaGenerationStatus: self.status}
 
     async def status(self, request: StatusRequest, call: Call) -> JsonBytes:
-        job = await asked_for(self._queue, call, id=request.job_id, ref_id=request.ref_id)
+        job = await job_told_by(self._queue, call, request)
         answer: dict[str, Any] = {
             "jobId": job.id,
             "refId": job.ref_id,

@@ -61,6 +61,8 @@ class ApiError(Exception):
         self.fields = tuple(fields)
         self.meta = dict(meta or {})
         self.retry_after = retry_after
+        # Filled in on the error's way up, by who knows which answer it is.
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def http_status(self) -> int:

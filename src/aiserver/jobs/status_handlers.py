@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiserver.contract.errors import Conflict, UpstreamTimedOut
+from aiserver.contract.errors import Conflict, NotFound, UpstreamTimedOut
 from aiserver.contract.operation import Call, EventStream, Handler
 from aiserver.jobs.asked import asked_for, not_found, scope_of
 from aiserver.jobs.event_stream import MOST_SECONDS, events_of
@@ -28,6 +28,7 @@ from aiserver.jobs.shown import (
     unknown,
 )
 from aiserver.jobs.status_operations import (
+    OWN_STATUS,
     CancelJob,
     CancelJobResponse,
     GetArtifactGenerationStatus,
@@ -37,12 +38,14 @@ from aiserver.jobs.status_operations import (
     GetOpenAiChatResponse,
     GetTextGenerationStatus,
     GetTextGenerationStatusResponse,
+    StatusRequest,
     WaitForOpenAiChat,
 )
 from aiserver.jobs.store import CancelOutcome
 from aiserver.kit.clock import Clock
 
 LONGEST_WAIT = 120.0
+_OF_RESULTS = (GetArtifactGenerationStatus.__name__, GetTextGenerationStatus.__name__)
 T = TypeVar("T", ArtifactOutput, TextOutput)
 
 
@@ -83,7 +86,7 @@ class StatusHandlers:
     async def artifacts(
         self, request: GetArtifactGenerationStatus, call: Call
     ) -> GetArtifactGenerationStatusResponse:
-        job = await asked_for(self._queue, call, id=request.job_id, ref_id=request.ref_id)
+        job = await job_told_by(self._queue, call, request)
         results = _results(job, ArtifactOutput)
         for output in results or ():
             if self._links is not None and output.url is not None:
@@ -100,7 +103,7 @@ class StatusHandlers:
     async def texts(
         self, request: GetTextGenerationStatus, call: Call
     ) -> GetTextGenerationStatusResponse:
-        job = await asked_for(self._queue, call, id=request.job_id, ref_id=request.ref_id)
+        job = await job_told_by(self._queue, call, request)
         return GetTextGenerationStatusResponse(
             job_id=job.id,
             ref_id=job.ref_id,
@@ -162,6 +165,18 @@ class StatusHandlers:
             result=record(BackgroundJobBase, job, now=now, answer_of=self._answer_of),
             response_status=error_of(job),
         )
+
+
+async def job_told_by(queue: Queue, call: Call, request: StatusRequest) -> Job:
+    """The job that this status call names. Raises NotFound, also where another call tells of it."""
+    job = await asked_for(queue, call, id=request.job_id, ref_id=request.ref_id)
+    own = OWN_STATUS.get(job.operation)
+    calls = _OF_RESULTS if own is None else (own,)
+    if call.operation.name not in calls:
+        raise NotFound(
+            f"Job not found. This one is of {job.operation}; ask for it by {' or '.join(calls)}."
+        )
+    return job
 
 
 async def _to_its_end(events: AsyncGenerator[bytes], call: Call) -> AsyncGenerator[bytes]:

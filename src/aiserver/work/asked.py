@@ -10,6 +10,7 @@ from aiserver.contract.twins import Wishes
 from aiserver.kit.times import parse_iso
 
 DEADLINE, RUN_AFTER, PRIORITY = "Job-Deadline", "Job-Run-After", "Job-Priority"
+_RUN_AFTER_MEMBER = "runAfter"
 LONGEST_DELAY_DAYS = 30
 # A job that begins as late as it may still has a day.
 LONGEST_DEADLINE_DAYS = LONGEST_DELAY_DAYS + 1
@@ -41,11 +42,14 @@ NOTHING = Asked()
 
 def planned(asked: Asked, wishes: Wishes, caller: Caller, *, now: int) -> Plan:
     """Headers go before members of the body. Raises InvalidRequest or Forbidden; `now` in ms."""
-    run_after = None if wishes.run_after is None else _milliseconds(wishes.run_after)
+    run_after = None
     if asked.run_after is not None:
         run_after = _moment(
             RUN_AFTER, asked.run_after, "before which the job waits", now, LONGEST_DELAY_DAYS
         )
+    elif wishes.run_after is not None:
+        at = _milliseconds(wishes.run_after)
+        run_after = _bounded(_RUN_AFTER_MEMBER, at, now, LONGEST_DELAY_DAYS)
     deadline = None
     if asked.deadline is not None:
         deadline = _moment(
@@ -75,6 +79,10 @@ def _moment(name: str, text: str, meaning: str, now: int, most_days: int) -> int
             "or a moment, like 2026-11-23T18:00:00Z.",
             param=name,
         ) from None
+    return _bounded(name, at, now, most_days)
+
+
+def _bounded(name: str, at: int, now: int, most_days: int) -> int:
     if at > now + most_days * _DAY_MS:
         raise InvalidRequest(f"'{name}' may be {most_days} days ahead at most.", param=name)
     return at

@@ -35,8 +35,10 @@ from aiserver.work.asked import NOTHING, Asked
 from aiserver.work.links import Links
 from aiserver.work.twins import QueueHandlers, replayed
 
-_WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,5})\"?\s*", re.IGNORECASE)
-_LONGEST_WAIT = 600
+# A comma in quotes parts no preferences.
+_PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+_SECONDS = re.compile(r"\d+", re.ASCII)
+_LONGEST_WAIT = 600.0
 _LONGEST_KEY = 255
 # As long as a direct call may take; who gave no `wait` of its own is told where the job is then.
 _USUAL_WAIT = 600.0
@@ -80,13 +82,21 @@ def manner_of(
     """As `Prefer`, `Idempotency-Key` and the three Job headers say. Raises InvalidRequest."""
     if idempotency_key is not None and not 0 < len(idempotency_key) <= _LONGEST_KEY:
         raise InvalidRequest(f"An Idempotency-Key has 1 to {_LONGEST_KEY} characters.")
-    respond_async, wait = False, None
-    for preference in (prefer or "").split(","):
-        if preference.strip().lower() == "respond-async":
-            respond_async = True
-        elif (found := _WAIT.fullmatch(preference)) is not None:
-            wait = float(min(int(found[1]), _LONGEST_WAIT))
-    return Manner(respond_async, wait, Asked(idempotency_key, deadline, run_after, priority))
+    preferences = _preferences(prefer) if prefer else {}
+    seconds = preferences.get("wait", "")
+    # As a float, since Python refuses to read thousands of digits as an int.
+    wait = min(float(seconds), _LONGEST_WAIT) if _SECONDS.fullmatch(seconds) else None
+    asked = Asked(idempotency_key, deadline, run_after, priority)
+    return Manner(preferences.get("respond-async") == "", wait, asked)
+
+
+def _preferences(prefer: str) -> dict[str, str]:
+    """Values by name, "" where there is none: the first of a name counts, parameters do not."""
+    said: dict[str, str] = {}
+    for preference in _PREFERENCE.findall(prefer):
+        name, _, value = preference.partition(";")[0].partition("=")
+        said.setdefault(name.strip().lower(), value.strip().strip('"'))
+    return said
 
 
 class Deferred:
@@ -135,9 +145,23 @@ class Deferred:
         telling = self._telling(operation, manner) if members.get("stream") else None
         answer = None if manner.respond_async and manner.wait is None else EarlyAnswer()
         accepted = await self._handlers.defer(operation, members, call, manner.job, answer)
-        headers = replayed(accepted)
-        if telling is not None:
-            return await self._stream(call, accepted, telling, members)
+        try:
+            if telling is not None:
+                return await self._stream(call, accepted, telling, members)
+            return await self._told(call, members, manner, accepted, answer)
+        except ApiError as error:
+            error.headers = replayed(accepted)
+            raise
+
+    async def _told(
+        self,
+        call: Call,
+        members: dict[str, Any],
+        manner: Manner,
+        accepted: Accepted,
+        answer: EarlyAnswer | None,
+    ) -> Answer:
+        operation, headers = call.operation, replayed(accepted)
         if manner.respond_async and manner.wait is None and not accepted.state.ended:
             return _later(operation, accepted, headers)
         wait = self._wait if manner.wait is None else manner.wait

@@ -50,6 +50,8 @@ from job_calls import OWNER, STRANGER, answer_to, ask, events
 from job_stores import BROKEN, Stores, new_job
 
 REFUSED = JobError(code="Invalid", message="Too wide.", status=400, kind=FailureKind.REQUEST)
+SCALED = {"operation": "ScaleImage"}
+GENERATED = {"operation": "OllamaGeneration"}
 IMAGES = b'{"results":[{"url":"/artifacts/a.png","fileName":"a.png","provider":"comfy","extra":1}]}'
 
 
@@ -86,7 +88,7 @@ async def ended(store: Stores, outcome: Outcome, **members: Any) -> Job:
 
 
 async def test_artifacts_are_there_once_it_is_done(room: StatusHandlers, store: Stores) -> None:
-    job = await ended(store, Completed(result=IMAGES))
+    job = await ended(store, Completed(result=IMAGES), **SCALED)
     assert await ask(room, GetArtifactGenerationStatus(job_id=job.id), caller=OWNER) == {
         "jobId": job.id,
         "refId": job.ref_id,
@@ -98,13 +100,14 @@ async def test_artifacts_are_there_once_it_is_done(room: StatusHandlers, store: 
 
 
 async def test_texts_are_there_once_it_is_done(room: StatusHandlers, store: Stores) -> None:
-    job = await ended(store, Completed(result=b'{"results":[{"text":"A cat."}]}'))
+    told = Completed(result=b'{"results":[{"text":"A cat."}]}')
+    job = await ended(store, told, **SCALED)
     answer = await ask(room, GetTextGenerationStatus(ref_id=job.ref_id), caller=OWNER)
     assert (answer["jobId"], answer["results"]) == (job.id, [{"text": "A cat."}])
 
 
 async def test_waiting_job_has_no_results(room: StatusHandlers, store: Stores) -> None:
-    job = await put(store, run_after=store.now + 60_000)
+    job = await put(store, run_after=store.now + 60_000, **SCALED)
     for request in (GetArtifactGenerationStatus, GetTextGenerationStatus):
         assert await ask(room, request(job_id=job.id), caller=OWNER) == {
             "jobId": job.id,
@@ -115,7 +118,7 @@ async def test_waiting_job_has_no_results(room: StatusHandlers, store: Stores) -
 
 
 async def test_running_job_says_its_own_status(room: StatusHandlers, store: Stores) -> None:
-    job = await store.started()
+    job = await store.started(**SCALED)
     await store.jobs.progress([Progress(fence=job.fence, status="Loading the model")])
     answer = await ask(room, GetArtifactGenerationStatus(job_id=job.id), caller=OWNER)
     assert (answer["jobState"], answer["status"]) == ("Started", "Loading the model")
@@ -139,7 +142,7 @@ async def test_failure_is_an_error_that_names_the_job(
     state: str,
     message: str | None,
 ) -> None:
-    job = await ended(store, outcome)
+    job = await ended(store, outcome, **SCALED)
     with pytest.raises(ApiError) as caught:
         await ask(room, request_type(ref_id=job.ref_id), caller=OWNER)
     assert caught.value.http_status == status
@@ -176,6 +179,39 @@ async def test_strangers_find_no_job(
         await ask(rooms, request_type(**{member: 0, "ref_id": ""}), caller=OWNER)
 
 
+@pytest.mark.parametrize(
+    ("of", "right"),
+    [
+        ({}, ["GetOpenAiChatStatus"]),
+        (GENERATED, ["GetOllamaGenerationStatus"]),
+        (SCALED, ["GetArtifactGenerationStatus", "GetTextGenerationStatus"]),
+    ],
+)
+@pytest.mark.parametrize("outcome", [None, Completed(result=b"{}"), Failed(error=BROKEN)])
+async def test_job_of_another_operation_is_not_found(
+    room: StatusHandlers,
+    chats: ChatStatusHandlers,
+    store: Stores,
+    of: dict[str, Any],
+    right: list[str],
+    outcome: Outcome | None,
+) -> None:
+    job = await put(store, **of) if outcome is None else await ended(store, outcome, **of)
+    for request_type in (
+        GetOpenAiChatStatus,
+        GetOllamaGenerationStatus,
+        GetArtifactGenerationStatus,
+        GetTextGenerationStatus,
+    ):
+        if request_type.__name__ in right:
+            continue
+        rooms = chats if request_type in chats.handlers() else room
+        for request in (request_type(job_id=job.id), request_type(ref_id=job.ref_id)):
+            with pytest.raises(NotFound, match="Job not found") as caught:
+                await ask(rooms, request, caller=OWNER)
+            assert all(name in caught.value.message for name in right)
+
+
 async def test_administrator_sees_every_job(chats: ChatStatusHandlers, store: Stores) -> None:
     job = await put(store)
     scoped = Caller(key_id=3, scopes=ADMINISTRATOR.scopes)
@@ -209,7 +245,8 @@ async def test_chat_goes_out_as_it_was_stored(
     request_type: type[GetOpenAiChatStatus | GetOllamaGenerationStatus],
 ) -> None:
     stored = b'{ "x_new": 1.50, "big": 1e400, "choices": [] }'
-    job = await ended(store, Completed(result=stored))
+    of = GENERATED if request_type is GetOllamaGenerationStatus else {}
+    job = await ended(store, Completed(result=stored), **of)
     answer = await answer_to(chats, request_type(job_id=job.id), caller=OWNER)
     assert isinstance(answer, JsonBytes)
     assert stored in answer.body
@@ -230,7 +267,7 @@ async def test_failed_chat_is_told_in_the_answer(chats: ChatStatusHandlers, stor
 async def test_cancelled_chat_is_told_in_the_answer(
     chats: ChatStatusHandlers, store: Stores
 ) -> None:
-    job = await ended(store, Cancelled())
+    job = await ended(store, Cancelled(), **GENERATED)
     answer = await ask(chats, GetOllamaGenerationStatus(job_id=job.id), caller=OWNER)
     assert answer["jobState"] == "Cancelled"
     assert answer["responseStatus"]["message"]

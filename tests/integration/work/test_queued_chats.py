@@ -1,12 +1,21 @@
 """Chats that are queued: stored, done by their operation's own handler, asked after, called back."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from aiserver.chat.operations import OpenAiChatCompletion
+from aiserver.contract.caller import ADMINISTRATOR
+from aiserver.contract.errors import ApiError
+from aiserver.contract.operation import Call, operation_of
+from aiserver.jobs.status_operations import OWN_STATUS
+from aiserver.kit.tables import Statement
+from aiserver.work.deferred import manner_of
+from fakes.calls import ended_call
 from fakes.load import PacedUpstream
 from fakes.ollama import MODEL, FakeOllama
 from fakes.receiver import Receiver
@@ -229,6 +238,8 @@ async def test_repeated_failure_is_told_again_and_not_tried_again(
     first = await serving.call("POST", "/v1/chat/completions", ASKED, headers=once)
     again = await serving.call("POST", "/v1/chat/completions", ASKED, headers=once)
     assert (first.status, again.status) == (400, 400)
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
     assert upstream.received.count == 1
 
 
@@ -484,3 +495,135 @@ async def test_key_that_lost_its_model_is_not_answered_again(serving: TestGatewa
     update = {"id": made["id"], "models": ["another"]}
     assert (await serving.call("POST", "/api/AdminUpdateApiKey", update)).status == 200
     assert (await serving.call("POST", path, ASKED, key=key, headers=once)).status == 403
+
+
+# As both chats and generations take it.
+EITHER: dict[str, Any] = {**ASKED, "prompt": "hello"}
+SAME = [
+    ("/v1/chat/completions", "/api/OllamaGeneration", "/api/OpenAiChatCompletion"),
+    ("/api/generate", "/api/OpenAiChatCompletion", "/api/OllamaGeneration"),
+]
+TWINS = ("/api/QueueOllamaGeneration", "/api/QueueOpenAiChatCompletion")
+
+
+@pytest.mark.parametrize(("first", "other", "again"), SAME)
+async def test_key_used_for_another_operation_is_a_conflict(
+    serving: TestGateway, upstream: FakeUpstream, first: str, other: str, again: str
+) -> None:
+    once = {"Idempotency-Key": "op-1"}
+    told = await serving.call("POST", first, EITHER, headers=once)
+    clash = await serving.call("POST", other, EITHER, headers=once)
+    repeated = await serving.call("POST", again, EITHER, headers=once)
+    assert (told.status, clash.status, repeated.status) == (200, 409, 200), clash.body
+    assert repeated.headers["idempotency-replayed"] == "true"
+    assert upstream.received.count == 1
+
+
+async def test_key_used_for_another_queued_call_is_a_conflict(serving: TestGateway) -> None:
+    once = {"Idempotency-Key": "op-2"}
+    replies = [
+        await serving.call("POST", path, {"request": EITHER}, headers=once)
+        for path in (*TWINS, TWINS[0])
+    ]
+    assert [reply.status for reply in replies] == [200, 409, 200]
+    assert replies[0].json() == replies[2].json()
+
+
+async def test_calls_of_an_older_server_are_known_by_their_keys(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
+    once = {"Idempotency-Key": "op-3"}
+    first = await serving.call("POST", "/v1/chat/completions", EITHER, headers=once)
+    said = hashlib.sha256(msgspec.json.encode(EITHER, order="sorted")).digest()
+    update = Statement("UPDATE jobs SET body_hash = ?", (said,))
+    await serving.app._data.engine.tables.write(update)
+    again = await serving.call("POST", "/v1/chat/completions", EITHER, headers=once)
+    assert (again.status, again.body) == (200, first.body)
+    assert again.headers["idempotency-replayed"] == "true"
+    for path, body in (
+        ("/api/OllamaGeneration", EITHER),
+        ("/v1/chat/completions", {**EITHER, "n": 1}),
+    ):
+        assert (await serving.call("POST", path, body, headers=once)).status == 409
+    assert upstream.received.count == 1
+
+
+async def refused(gateway: TestGateway, members: dict[str, Any], key: str) -> ApiError:
+    """What a call under this Idempotency-Key is answered, before a door prints it."""
+    call = Call(
+        operation=operation_of(OpenAiChatCompletion),
+        caller=ADMINISTRATOR,
+        request_id="r",
+        trace=ended_call(),
+        members=members,
+    )
+    with pytest.raises(ApiError) as caught:
+        await gateway.app._desk.deferred.handler(manner_of(None, key))(None, call)
+    return caught.value
+
+
+@pytest.mark.parametrize("members", [ASKED, STREAMED], ids=["whole", "streamed"])
+async def test_failure_that_is_told_again_says_so(
+    serving: TestGateway, upstream: FakeUpstream, members: dict[str, Any]
+) -> None:
+    upstream.next(status(400, {"error": {"message": "too long", "type": "invalid_request_error"}}))
+    first, again = [await refused(serving, members, "order-11") for _ in range(2)]
+    assert (first.http_status, first.headers) == (400, ())
+    assert (again.http_status, again.headers) == (400, ((b"Idempotency-Replayed", b"true"),))
+    assert first.message == again.message
+
+
+async def test_repeated_call_that_has_not_ended_says_so(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
+    upstream.next(stall)
+    serving.app._desk.deferred._wait = 0.02
+    first, again = [await refused(serving, ASKED, "order-12") for _ in range(2)]
+    assert (first.http_status, first.headers) == (504, ())
+    assert (again.http_status, again.headers) == (504, ((b"Idempotency-Replayed", b"true"),))
+    assert first.meta == again.meta
+    await serving.call("POST", "/api/CancelJob", {"refId": first.meta["refId"]})
+
+
+async def test_preference_changes_nothing_for_a_queued_call(serving: TestGateway) -> None:
+    for number, prefer in enumerate(("respond-async", "wait=30")):
+        body = {"request": ASKED, "refId": f"p{number}"}
+        path, headers = "/api/QueueOpenAiChatCompletion", {"Prefer": prefer}
+        reply = await serving.call("POST", path, body, headers=headers)
+        assert (reply.status, reply.json().keys()) == (200, {"id", "refId", "statusUrl"})
+        assert "location" not in reply.headers
+
+
+async def test_job_that_begins_too_late_is_refused(serving: TestGateway) -> None:
+    reply = await put(serving, runAfter="9999-12-31T23:59:59Z")
+    assert reply.status == 400
+    assert reply.problem()["message"] == "'runAfter' may be 30 days ahead at most."
+
+
+async def test_status_of_another_operations_job_names_the_right_call(
+    serving: TestGateway,
+) -> None:
+    generate = {"request": {"model": "fake-model", "prompt": "hello"}, "refId": "g"}
+    assert (await put(serving, refId="c")).status == 200
+    assert (await serving.call("POST", TWINS[0], generate)).status == 200
+    names = {"c": "GetOpenAiChatStatus", "g": "GetOllamaGenerationStatus"}
+    others = ("GetArtifactGenerationStatus", "GetTextGenerationStatus")
+    for ref, own in names.items():
+        for name in {*names.values(), *others}:
+            reply = await serving.call("GET", f"/api/{name}?refId={ref}")
+            assert reply.status == (200 if name == own else 404), reply.body
+            assert name == own or own in reply.problem()["message"]
+
+
+async def test_every_operation_that_queues_has_a_status_call_that_tells_of_it(
+    serving: TestGateway,
+) -> None:
+    """What answers results is told of by those two, what does not by a call of its own."""
+    own = {
+        operation.name: operation.queued.status
+        for operation in serving.app.gateway._registry
+        if operation.queued is not None
+        and operation.queued.status
+        not in ("GetArtifactGenerationStatus", "GetTextGenerationStatus")
+    }
+    assert own == OWN_STATUS

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gateway import SECRET, Reply, TestGateway, running_with
 from postgres import server
 
 TESTS = Path(__file__).parents[2]
-LATER = "2099-01-01T00:00:00Z"
+LATER = (datetime.now(UTC) + timedelta(days=20)).isoformat()
 CAT = ("té cat.png", b"\x89PNG cat")
 MOVING = ("jobState", "status")
 Opener = Callable[..., AbstractAsyncContextManager[TestGateway]]
@@ -342,6 +342,19 @@ async def test_repeated_call_is_answered_though_its_time_is_over(painting: TestG
         other = await put(painting, to=to, image=("d", b"dog"), headers={**once, **over})
         assert other.status == 409
     assert (await put(painting, headers={"Idempotency-Key": "new", **over})).status == 400
+
+
+async def test_key_used_for_another_operation_is_a_conflict(
+    painting: TestGateway, easel: Easel
+) -> None:
+    once = {"Idempotency-Key": "order-1"}
+    assert (await put(painting, to="PaintPicture", headers=once)).status == 200
+    for other in ("ReadPicture", "QueueReadPicture"):
+        reply = await put(painting, to=other, headers=once)
+        assert reply.status == 409, reply.body
+    again = await put(painting, to="PaintPicture", headers=once)
+    assert (again.status, again.headers["idempotency-replayed"]) == (200, "true")
+    assert (len(easel.seen), len(kept(painting))) == (1, 1)
 
 
 @both

@@ -1,5 +1,6 @@
 """What is kept of a job that was run, and what the history says of those who followed it."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiserver.jobs.attempt import Attempt
@@ -34,7 +35,8 @@ async def queued(gateway: TestGateway, **members: Any) -> Any:
 async def test_secret_in_an_upstreams_words_is_not_kept_with_the_job(
     serving: TestGateway, upstream: FakeUpstream
 ) -> None:
-    made = await queued(serving, runAfter="2099-01-01T00:00:00Z")
+    later = datetime.now(UTC) + timedelta(days=20)
+    made = await queued(serving, runAfter=later.isoformat())
     job = await serving.app._desk.queue.store.find(id=made["id"])
     assert job is not None
     said = "too long for sk-12345678"

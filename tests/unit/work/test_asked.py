@@ -1,6 +1,6 @@
 """What headers may ask of a job: when it begins, by when it ends, how urgent it is."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -47,6 +47,15 @@ def test_times_ahead_are_bounded() -> None:
     assert plan(deadline=str(31 * DAY // 1000)).deadline == NOW + 31 * DAY
     with pytest.raises(InvalidRequest, match="31 days ahead at most"):
         plan(deadline="9999-12-31")
+
+
+def test_member_is_bounded_as_the_header_is() -> None:
+    last = NOON + timedelta(days=30)
+    assert plan(Wishes(run_after=last)).run_after == NOW + 30 * DAY
+    for late in (last + timedelta(milliseconds=1), datetime.max):
+        with pytest.raises(InvalidRequest, match="'runAfter' may be 30 days ahead") as refused:
+            plan(Wishes(run_after=late))
+        assert refused.value.param == "runAfter"
 
 
 @pytest.mark.parametrize("text", ["0", "2026-11-23T11:59:59Z"])
