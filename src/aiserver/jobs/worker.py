@@ -26,7 +26,8 @@ from aiserver.jobs.job import (
     with_error,
 )
 from aiserver.jobs.queue import EarlyAnswer, Queue
-from aiserver.jobs.store import Accepted, Group, Progress, Want
+from aiserver.jobs.store import Accepted, Progress, Want
+from aiserver.jobs.turns import Name, Turns
 from aiserver.kit import log
 from aiserver.kit.clock import Clock
 from aiserver.kit.db import StorageError
@@ -39,10 +40,6 @@ _RECORD_PAUSES = (0.1, 0.5, 2.0)
 _LONGEST_RECORD_PAUSE = 5.0
 _RETRY_MS = 2_000
 _log = log.get("jobs")
-
-
-# A group of jobs: kind, model, provider.
-Name = tuple[str, str, str]
 
 
 class Room(Protocol):
@@ -96,7 +93,7 @@ class Worker:
         self._nobody_waits = False
         self._heard = 0
         self._starting: set[asyncio.Future[Accepted]] = set()
-        self._served: Name = ("", "", "")
+        self._turns = Turns()
 
     def ready(self) -> None:
         self._nobody_waits = False
@@ -159,7 +156,7 @@ class Worker:
         space, heard = self._space, self._heard
         groups = await self._store.groups() if space > 0 else []
         self._nobody_waits = space > 0 and not groups and heard == self._heard
-        reserved, blocked = self._reserved(groups, space)
+        reserved, blocked = self._turns.share(groups, space, self._room.reserve)
         self._room.watch(() if self._stopping else blocked, self.ready)
         wants = [Want(*name, len(slots)) for name, slots in reserved.items()]
         if not wants:
@@ -169,6 +166,7 @@ class Worker:
                 until = self._now() + self._lease
                 jobs = await self._store.claim(self._owner, wants, until=until, most=space)
                 for job in jobs:
+                    self._turns.began(job.key_id)
                     self._begin(job, reserved[job.kind, job.model, job.provider].pop())
             return len(jobs)
         finally:
@@ -220,35 +218,6 @@ class Worker:
             attempt.interrupt(Stop.STOPPING)
         rest = [attempt.task for attempt in attempts if attempt.task is not None]
         await asyncio.gather(*rest, return_exceptions=True)
-
-    def _reserved(
-        self, groups: Sequence[Group], space: int
-    ) -> tuple[dict[Name, list[Slot]], list[Name]]:
-        """A slot for each group in turn: models of one provider must not wait for each other.
-
-        With the groups that could use one more.
-        """
-        reserved: dict[Name, list[Slot]] = {}
-        blocked: list[Name] = []
-        # Who had the last slot comes last next time.
-        waiting = sorted(groups, key=lambda g: (-g.priority, _name(g) <= self._served, _name(g)))
-        while waiting and space > 0:
-            again: list[Group] = []
-            for group in waiting:
-                if space <= 0:
-                    break
-                name = _name(group)
-                slot = self._room.reserve(*name)
-                if slot is None:
-                    blocked.append(name)
-                    continue
-                self._served, space = name, space - 1
-                slots = reserved.setdefault(name, [])
-                slots.append(slot)
-                if len(slots) < group.ready:
-                    again.append(group)
-            waiting = again
-        return reserved, blocked
 
     @property
     def _space(self) -> int:
@@ -361,10 +330,6 @@ class Worker:
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
-
-
-def _name(group: Group) -> Name:
-    return group.kind, group.model, group.provider
 
 
 def _stopped(attempt: Attempt) -> Outcome | None:

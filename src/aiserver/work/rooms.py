@@ -7,7 +7,7 @@ import msgspec
 
 from aiserver.contract.operation import Handler
 from aiserver.jobs.attempt import Slot
-from aiserver.jobs.worker import Name
+from aiserver.jobs.turns import Name
 from aiserver.work.twins import Placing
 
 # A model, and the provider that is wished for, if any.

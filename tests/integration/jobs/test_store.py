@@ -246,15 +246,18 @@ async def test_new_key_does_not_pass_one_that_was_served_before(store: Stores) -
 
 async def test_groups_say_what_can_be_claimed(store: Stores) -> None:
     assert await store.jobs.groups() == []
-    await store.put(model="model-b")
-    await store.put(model="model-b")
+    for _ in range(3):
+        await store.put(model="model-b", key_id=1)
+    for _ in range(2):
+        await store.put(model="model-b", key_id=2)
+    await store.put(model="model-b", key_id=3, priority=5)
     await store.put(model="model-a", provider="p")
     await store.put(kind="media", model="")
     await store.put(model="later", run_after=store.now + 1000)
     assert sorted(await store.jobs.groups(), key=lambda group: (group.kind, group.model)) == [
-        Group("chat", "model-a", "p", 1),
-        Group("chat", "model-b", "", 2),
-        Group("media", "", "", 1),
+        Group("chat", "model-a", "p", 1, 0, (1,)),
+        Group("chat", "model-b", "", 6, 5, (3, 1, 1, 2)),
+        Group("media", "", "", 1, 0, (1,)),
     ]
 
 

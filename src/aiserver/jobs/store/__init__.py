@@ -58,9 +58,8 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Jobs that are alike to a claim; `ready` is how many are Queued, counted to a bound.
-
-    `priority` is the highest among them.
+    """Jobs that are alike to a claim; `ready` is how many are Queued, counted to a bound,
+    `priority` the highest among them, `keys` whose the next few are, in their order.
     """
 
     kind: str
@@ -68,6 +67,7 @@ class Group(msgspec.Struct, frozen=True):
     provider: str
     ready: int
     priority: int = 0
+    keys: tuple[int, ...] = ()
 
 
 class Want(msgspec.Struct, frozen=True):

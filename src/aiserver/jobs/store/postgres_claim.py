@@ -9,7 +9,7 @@ from aiserver.jobs.store import MOST_COUNTED, MOST_ROWS, Beat, Group, Progress, 
 from aiserver.jobs.store.postgres_rows import ALL_KEYS, columns, job, text
 from aiserver.kit.postgres import ConnectionCut, Postgres
 
-_MOST_READY = 100
+_MOST_READY, _MOST_KEYS = 100, 4
 _JOB = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
 # From head to head through the index; DISTINCT would read every job.
 _GROUPS = f"""
@@ -27,7 +27,10 @@ SELECT h.kind, h.model, h.provider, (SELECT count(*) FROM (
     AND kind = h.kind AND model = h.model AND provider = h.provider LIMIT {_MOST_READY}) few),
   (SELECT priority FROM jobs WHERE state = 'Queued'
     AND kind = h.kind AND model = h.model AND provider = h.provider
-    ORDER BY priority DESC LIMIT 1)
+    ORDER BY priority DESC LIMIT 1),
+  ARRAY(SELECT key_id FROM jobs WHERE state = 'Queued'
+    AND kind = h.kind AND model = h.model AND provider = h.provider
+    ORDER BY priority DESC, vtag, id LIMIT {_MOST_KEYS})
 FROM heads h"""
 # The lock belongs inside the LATERAL: outside it two claims would look at the same jobs.
 _CLAIM = f"""
@@ -87,7 +90,10 @@ FROM jobs j WHERE j.id = $1 AND j.state = 'Queued'"""
 
 
 async def groups(database: Postgres) -> list[Group]:
-    return [Group(*row) for row in await database.read(_GROUPS)]
+    return [
+        Group(kind, model, provider, ready, priority, tuple(keys))
+        for kind, model, provider, ready, priority, keys in await database.read(_GROUPS)
+    ]
 
 
 async def claim(

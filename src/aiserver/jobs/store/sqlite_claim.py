@@ -9,7 +9,7 @@ from aiserver.jobs.store import MOST_COUNTED, MOST_ROWS, Beat, Group, Progress, 
 from aiserver.jobs.store.sqlite_rows import AMONG, COLUMNS, Effects, job_of, listed
 from aiserver.kit.db import Connection, Database, Row
 
-_MOST_READY = 100
+_MOST_READY, _MOST_KEYS = 100, 4
 # SQLite takes 500 terms in a compound SELECT.
 _WANTS_A_STATEMENT = 400
 _NEXT = "SELECT n.id FROM jobs n INDEXED BY jobs_claim WHERE n.state = 'Queued' AND"
@@ -31,7 +31,11 @@ SELECT j.kind, j.model, j.provider, (SELECT count(*) FROM (
     AND n.kind = j.kind AND n.model = j.model AND n.provider = j.provider LIMIT {_MOST_READY})),
   (SELECT n.priority FROM jobs n INDEXED BY jobs_claim WHERE n.state = 'Queued'
     AND n.kind = j.kind AND n.model = j.model AND n.provider = j.provider
-    ORDER BY n.priority DESC LIMIT 1)
+    ORDER BY n.priority DESC LIMIT 1),
+  (SELECT group_concat(key_id) FROM (
+    SELECT n.key_id FROM jobs n INDEXED BY jobs_claim WHERE n.state = 'Queued'
+    AND n.kind = j.kind AND n.model = j.model AND n.provider = j.provider
+    ORDER BY n.priority DESC, n.vtag, n.id LIMIT {_MOST_KEYS}))
 FROM heads JOIN jobs j ON j.id = heads.id"""
 _CANDIDATES = """
 SELECT * FROM (SELECT priority, vtag, id FROM jobs INDEXED BY jobs_claim
@@ -59,7 +63,10 @@ _STANDS = "SELECT kind, model, priority, vtag FROM jobs WHERE id = ? AND state =
 
 
 def groups(database: Database) -> list[Group]:
-    return [Group(*row) for row in database.read(_GROUPS)]
+    return [
+        Group(kind, model, provider, ready, priority, tuple(map(int, keys.split(","))))
+        for kind, model, provider, ready, priority, keys in database.read(_GROUPS)
+    ]
 
 
 def position(database: Database, id: int) -> int | None:
