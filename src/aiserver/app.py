@@ -31,10 +31,11 @@ from aiserver.doors.cors import Cors
 from aiserver.doors.gateway import Gateway
 from aiserver.doors.health import Health
 from aiserver.doors.lane import Lane
+from aiserver.doors.lifecycle import Lifecycle
 from aiserver.doors.limits import limits_of, sizes_of
 from aiserver.doors.metrics import Metrics
 from aiserver.doors.server import Config
-from aiserver.doors.serving import Lifecycle, Server
+from aiserver.doors.serving import Server
 from aiserver.doors.web import Web
 from aiserver.files import operations as file_operations
 from aiserver.files.access import publishes_of
@@ -128,7 +129,7 @@ class App:
         self.urls = urls_of(settings, data.engine.tables, clock)
         self._rooms = tuple(rooms)
         self._background = Background()
-        self.lifecycle = Lifecycle()
+        self.lifecycle = Lifecycle(grace=settings[s.SHUTDOWN_GRACE])
         self.redact = redact
         self._ring = data.ring
         self._publishes = publishes_of(settings, self._ring.publishes)
@@ -165,7 +166,7 @@ class App:
             wait=settings[s.PROVIDER_WAIT],
         )
         self._slots = ChatSlots(self._pool)
-        self._sink = CallbackSink()
+        self._sink = CallbackSink(data.engine.tables)
         self._desk = Desk(
             data,
             data.callback_secrets,
@@ -228,7 +229,7 @@ class App:
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER)
-        server = Server(self.http_config(), self.lifecycle, ready)
+        server = Server(self.http_config(), self.lifecycle, self._desk, ready)
         try:
             await server.serve(sockets)
         finally:
@@ -261,7 +262,7 @@ class App:
 
     async def close(self) -> None:
         """Ends what `start` began."""
-        await self._desk.stop(grace=self._settings[s.SHUTDOWN_GRACE])
+        await self._desk.stop(grace=self.lifecycle.left)
         await self._background.stop()
         await self._keep_last_used()
         await self._embedded.stop()

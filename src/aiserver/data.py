@@ -58,17 +58,28 @@ class Data:
 
 
 def redactor_for(settings: s.Settings) -> Redactor:
-    """Knows every secret of the settings from the first line on."""
+    """Knows every secret of the settings from the first line on. Raises SettingError."""
     redact = Redactor()
     for setting in s.SETTINGS:
         value = settings.get(setting)
         if isinstance(value, s.Secret):
             redact.learn(value.reveal())
     url = settings.get(s.DATABASE_URL)
-    password = urlsplit(url.reveal()).password if url else None
+    password = _password(url.reveal()) if url else None
     if password:
         redact.learn(unquote(password))
     return redact
+
+
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        # Its words may hold a part of the password.
+        raise s.SettingError(
+            "DATABASE_URL cannot be read. Write postgresql://user:password@host:port/database, "
+            "and percent-encode what is no letter or digit in user and password, as %5B for [."
+        ) from None
 
 
 async def open_data(
@@ -106,7 +117,9 @@ async def open_data(
         ring=KeyRing(keys, secret, sessions, clock, auth_secret=admin.reveal() if admin else None),
         providers=ProviderStore(tables, cipher, clock, redact.learn),
         weights=WeightStore(folder / "models", settings.get(s.MODELS_URL)),
-        callback_secrets=CallbackSecrets(tables, cipher, clock, _by_its_form),
+        callback_secrets=CallbackSecrets(
+            tables, cipher, clock, _by_its_form, is_key=lambda key_id: _is_key(tables, key_id)
+        ),
         shelf=shelf,
         artifacts=Artifacts(shelf),
         files=FileStore(shelf),
@@ -120,6 +133,10 @@ async def _numbered(tables: Tables) -> int:
     move = "UPDATE revisions SET number = number + 1 WHERE name = 'processes' RETURNING number"
     [[(number,)]] = await tables.write(Statement(move))
     return number
+
+
+async def _is_key(tables: Tables, key_id: int) -> bool:
+    return bool(await tables.read("SELECT id FROM api_keys WHERE id = ?", key_id))
 
 
 def _by_its_form(_: str) -> None:

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from acceptance.running import NotRunning, RunningServer
 from aiserver.kit.upstream import Target, UpstreamPool, UpstreamResponse
-from fakes.upstream import FakeUpstream, Slow
+from fakes.upstream import FakeUpstream, Slow, stall
 
 QUIET = {"LOCAL_MODELS": "false", "LOG_FORMAT": "json"}
 COMMAND = str(Path(sys.executable).with_name("ai-server"))
@@ -79,6 +80,15 @@ class Visitor:
         response = await self.open(server, CHAT, body)
         await anext(aiter(response))
         return response, slow
+
+    async def stalled_job(self, server: RunningServer, fake: FakeUpstream) -> None:
+        """A job that runs and does not end, beside a stream."""
+        fake.next(stall)
+        request = {"model": "fake-model", "messages": LONG}
+        path = "/api/QueueOpenAiChatCompletion"
+        status, _ = await self.call(server, path, {"request": request})
+        assert status == 200
+        await fake.started.reach(2)
 
 
 @pytest.fixture
@@ -201,9 +211,24 @@ async def test_grace_time_has_an_end(tmp_path: Path, visitor: Visitor) -> None:
         response.close()
 
 
+async def test_calls_and_jobs_share_one_grace_time(tmp_path: Path, visitor: Visitor) -> None:
+    server = RunningServer.start(tmp_path, QUIET | {"SHUTDOWN_GRACE": "2s"})
+    async with FakeUpstream() as fake:
+        response, _ = await visitor.streaming(server, fake)
+        await visitor.stalled_job(server, fake)
+        began = time.monotonic()
+        assert await asyncio.to_thread(server.stop) == 0
+        assert 2 <= time.monotonic() - began < 3.5
+        last = b"".join([chunk async for chunk in response]).strip().rpartition(b"\n\n")[2]
+        assert json.loads(last[6:])["error"]["code"] == "server_unavailable"
+    assert "Traceback" not in server.printed()
+    assert '"level": "error"' not in server.printed()
+
+
 async def test_second_interrupt_stops_at_once(server: RunningServer, visitor: Visitor) -> None:
     async with FakeUpstream() as fake:
         response, _ = await visitor.streaming(server, fake)
+        await visitor.stalled_job(server, fake)
         server.process.send_signal(signal.SIGINT)
         await visitor.unready(server)
         server.process.send_signal(signal.SIGINT)

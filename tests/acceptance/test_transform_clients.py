@@ -290,8 +290,7 @@ async def test_own_sink_of_callbacks_remembers_the_ref_id(
     own = f"{server.url}/dummyreplyto"
     request = dto.QueueConvertImage(output_format=dto.ImageOutputFormat.PNG, reply_to=own)
     status = await queued(server, request, image=picture)
-    sink = server.app._sink
     async with asyncio.timeout(PATIENCE):
-        while status.ref_id not in sink._seen:
+        while await server.rows("SELECT ref_id FROM sunk_callbacks") != [(status.ref_id,)]:
             await asyncio.sleep(0.005)
     await ask(server, lambda client: client.post(dto.HasDummyReplyTo(ref_id=status.ref_id)))

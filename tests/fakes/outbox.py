@@ -66,6 +66,9 @@ class WatchedOutbox:
     async def attempts(self, id: str) -> list[Attempt]:
         return await self._outbox.attempts(id)
 
+    async def pending(self, key_id: int, *, most: int) -> int:
+        return await self._outbox.pending(key_id, most=most)
+
     async def blank(self, before: int) -> int:
         return await self._outbox.blank(before)
 

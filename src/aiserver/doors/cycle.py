@@ -6,12 +6,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from aiserver.doors.headers import canonical
 
+# A message beyond ASGI's own: an answer that has begun ends here, so that its reader sees it.
+CUT_OFF = {"type": "aiserver.cut_off"}
+
 
 class Cycle(RequestResponseCycle):
     """One request and its answer, header names written canonically."""
 
     async def send(self, message: Any) -> None:
-        if self.flow.write_paused and not self.disconnected:
+        if self.flow.write_paused and not self.disconnected and message is not CUT_OFF:
             await self.flow.drain()
         if self.disconnected:
             return
@@ -19,8 +22,20 @@ class Cycle(RequestResponseCycle):
             self._start(message["status"], message.get("headers", ()))
         elif message["type"] == "http.response.body" and not self.response_complete:
             self._body(message.get("body", b""), last=not message.get("more_body", False))
+        elif message is CUT_OFF:
+            self._cut_off()
         else:
             raise RuntimeError(f"{message['type']} is out of order")
+
+    def _cut_off(self) -> None:
+        if not self.response_started:
+            return
+        self.disconnected = True
+        self.message_event.set()
+        if self.response_complete:
+            self.transport.close()
+        else:
+            self.transport.abort()
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.response_started = True

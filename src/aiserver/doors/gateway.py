@@ -1,8 +1,10 @@
 """The ASGI application: finds what a request means, and answers in the path's own protocol."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,36 +14,29 @@ from aiserver.contract.caller import ANYONE, Caller
 from aiserver.contract.errors import (
     ApiError,
     Forbidden,
-    InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
     Unauthenticated,
-    Unavailable,
 )
-from aiserver.contract.operation import (
-    Access,
-    Answer,
-    Content,
-    EventStream,
-    JsonBytes,
-    Operation,
-)
+from aiserver.contract.operation import Access, Answer, Content, Operation
 from aiserver.contract.registry import Registry
 from aiserver.contract.trace import Trace
 from aiserver.contract.uploads import WHOLE_BODY
 from aiserver.dispatch import Dispatch
+from aiserver.doors.batch import answer_batch
 from aiserver.doors.body import Body, BodyReader, ClientGone, Receive
 from aiserver.doors.cookies import guard, guard_sign_in, session_of
 from aiserver.doors.cors import Cors
+from aiserver.doors.cycle import CUT_OFF
 from aiserver.doors.encoding import to_csv, to_php_json
 from aiserver.doors.files import send_file
 from aiserver.doors.headers import RequestHeaders
 from aiserver.doors.lane_files import FileLane
+from aiserver.doors.lifecycle import Lifecycle, Stopping
 from aiserver.doors.problems import Dialect, body_of, both, ollama, open_ai, service_stack
 from aiserver.doors.query import query_pairs
 from aiserver.doors.replies import Pairs, Reply, Send, send_bytes, unless_gone
 from aiserver.doors.routes import Found, find
-from aiserver.doors.serving import Lifecycle
 from aiserver.files.download import Download
 from aiserver.keys.access import Credentials
 from aiserver.kit import log
@@ -60,7 +55,6 @@ _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 # gzip;q=0 is how a client says that it does not take it.
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
-_MOST_IN_A_BATCH = 1000
 # 2026-01-01, in the form that the header asks for.
 _SECRET_IN_QUERY_SINCE = b"@1767225600"
 _log = log.get("doors")
@@ -143,6 +137,12 @@ class Gateway:
             if begun is not None:
                 self._dispatch.lose(begun, error)
             await self._fail(reply, error, dialect_of(path))
+        except asyncio.CancelledError:
+            if not self._lifecycle.over:
+                raise
+            # What has begun cannot become an error any more, and nothing follows its cut.
+            await send(CUT_OFF)
+            await self._fail(reply, Stopping(), dialect_of(path))
         except Exception:
             # The last line before the socket: whatever went wrong, the caller gets an answer.
             _log.exception("request_failed", path=path, request_id=identity)
@@ -163,8 +163,8 @@ class Gateway:
         late = unnamed and credentials.any is None and _is_form(headers)
         caller = ANYONE if late else self._admit(found, credentials, scope["method"], headers)
         trace: Trace | None = scope.get("trace")
-        if self._lifecycle.draining and trace is None:
-            raise Unavailable("The server is stopping; call again shortly.", retry_after=2)
+        if self._lifecycle.draining and (trace is None or self._lifecycle.over):
+            raise Stopping
         _shape(reply, found, headers)
         client = scope.get("client") or ("", 0)
         asked = Asked(
@@ -186,7 +186,8 @@ class Gateway:
                 credentials = self._secret_in(body.pairs, reply) or credentials
                 caller = self._admit(found, credentials, scope["method"], headers)
             if found.batch:
-                await self._batch(asked, caller, body, reply)
+                run = partial(self._run_item, asked, caller, reply)
+                await answer_batch(found.operation, body.batch, asked.manner, run, reply)
                 return None
             if body.batch is not None:
                 raise MalformedBody("The body must be a JSON object: {...}.")
@@ -264,32 +265,21 @@ class Gateway:
         finally:
             reply.timed(trace)
 
-    async def _batch(self, asked: Asked, caller: Caller, body: Body, reply: Reply) -> None:
-        items = body.batch
-        if items is None:
-            raise MalformedBody("The body of a batch must be a JSON array of objects.")
-        if len(items) > _MOST_IN_A_BATCH:
-            raise InvalidRequest(f"A batch has at most {_MOST_IN_A_BATCH} requests.")
-        answers: list[Any] = []
-        for index, members in enumerate(items):
-            try:
-                answer = await self._run(asked, caller, Body(members=members), reply)
-                if isinstance(answer, EventStream):
-                    answer.close()
-                    raise InvalidRequest("A request of a batch cannot be streamed.")
-                if isinstance(answer, Download):
-                    raise InvalidRequest("A file cannot be asked for in a batch.")
-            except ApiError as error:
-                error.meta["AutoBatchIndex"] = str(index)
-                reply.headers.append((b"X-AutoBatch-Completed", str(index).encode()))
-                raise
-            answers.append(msgspec.Raw(answer.body) if isinstance(answer, JsonBytes) else answer)
-        reply.headers.append((b"X-AutoBatch-Completed", str(len(items)).encode()))
-        await reply.values(answers)
+    async def _run_item(
+        self,
+        asked: Asked,
+        caller: Caller,
+        reply: Reply,
+        members: dict[str, Any],
+        manner: Manner | None,
+    ) -> Answer:
+        asked = msgspec.structs.replace(asked, manner=manner)
+        return await self._run(asked, caller, Body(members=members), reply)
 
     async def _fail(self, reply: Reply, error: ApiError, dialect: Dialect) -> None:
         if error.retry_after is not None:
             reply.headers.append((b"Retry-After", b"%d" % max(1, round(error.retry_after))))
+        reply.headers.extend(error.headers)
         if error.http_status == 401:
             reply.headers.append((b"WWW-Authenticate", b"Bearer"))
         if error.http_status == 413 or self._lifecycle.draining:
@@ -321,7 +311,7 @@ def _manner(operation: Operation, headers: Headers) -> Manner | None:
     if operation.queued is None and operation.twin_of is None:
         return None
     return manner_of(
-        headers.get("prefer"),
+        ", ".join(headers.getlist("prefer")) or None,
         headers.get("idempotency-key"),
         deadline=headers.get("job-deadline"),
         run_after=headers.get("job-run-after"),

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from aiserver.doors.gateway import Page, Scope
+from aiserver.doors.lifecycle import Lifecycle
 from aiserver.doors.replies import Pairs, Send, send_json
-from aiserver.doors.serving import Lifecycle
 
 Problems = Callable[[], dict[str, str]]
 

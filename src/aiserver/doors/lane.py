@@ -127,6 +127,11 @@ class Lane:
             return False
         return self.files.serve(client, data, self.date(client.date))
 
+    def cut_off(self) -> None:
+        """Ends the calls that are under way, each with an answer."""
+        for call in list(self.running):
+            call.cut_off()
+
     def hold(self, pieces: list[bytes], piece: bytes) -> None:
         pieces.append(piece)
         self._bodies.held += len(piece)

@@ -8,6 +8,7 @@ from aiserver.chat.failures import Failure, refused, unreachable
 from aiserver.chat.outcomes import Tries
 from aiserver.chat.relay import MAX_ANSWER, MAX_HELD, replayed
 from aiserver.contract.trace import Trace
+from aiserver.doors.lifecycle import Stopping
 from aiserver.doors.problems import body_of, both
 from aiserver.doors.replies import Pairs
 from aiserver.doors.timing import server_timing
@@ -188,6 +189,17 @@ class LaneCall:
         self._connection.fail(UpstreamReset("the caller went away"))
         self._lease.release()
         self._owner.settlement.end(self._trace)
+
+    def cut_off(self) -> None:
+        """The server stops: its caller is told, by the slow path where nothing was sent yet."""
+        self.abandon()
+        if not self._started:
+            self._client.lane_declined(self._body, self._trace)
+            return
+        event = b"data: %b\n\n" % body_of(both(Stopping(), self._owner.redact))
+        self._write(b"%x\r\n%b\r\n%b" % (len(event), event, _LAST_CHUNK))
+        self._client.keep_alive = False
+        self._client.lane_done()
 
     def _give(self, reader: OpenAiReader, given: bytes) -> None:
         if self._started:

@@ -15,5 +15,4 @@ def limits_of(settings: s.Settings) -> Limits:
         header_seconds=settings[s.HEADER_TIMEOUT],
         body_seconds=settings[s.BODY_TIMEOUT],
         keep_alive_seconds=settings[s.KEEP_ALIVE],
-        grace_seconds=settings[s.SHUTDOWN_GRACE],
     )

@@ -20,13 +20,14 @@ from aiserver.contract.trace import Trace
 from aiserver.doors.body import ClientGone, Receive
 from aiserver.doors.cookies import set_cookie
 from aiserver.doors.encoding import Encode, to_json
-from aiserver.doors.problems import body_of
+from aiserver.doors.lifecycle import Stopping
+from aiserver.doors.problems import Problem, body_of
 from aiserver.doors.timing import server_timing
 
 T = TypeVar("T")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Pairs = list[tuple[bytes, bytes]]
-Fail = Callable[[ApiError], dict[str, Any]]
+Fail = Callable[[ApiError], Problem]
 
 _JSON = (b"Content-Type", b"application/json; charset=utf-8")
 _TIMING = b"Server-Timing"
@@ -108,30 +109,39 @@ async def send_json(send: Send, status: int, headers: Pairs, body: bytes) -> Non
 async def _send_events(
     send: Send, receive: Receive, stream: EventStream, headers: Pairs, fail: Fail
 ) -> None:
+    kind = (b"Content-Type", stream.form.value.encode())
+    about = [kind, *_UNBUFFERED, *stream.headers, *headers]
     with suppress(ClientGone):
         try:
-            await unless_gone(_pump(send, stream, headers, fail), receive)
+            await send({"type": "http.response.start", "status": 200, "headers": about})
+            await _until_cut_off(send, receive, stream, fail)
         finally:
             stream.close()
         # Last of all, so that who has seen the end finds the slot free and the call settled.
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _pump(send: Send, stream: EventStream, headers: Pairs, fail: Fail) -> None:
-    kind = (b"Content-Type", stream.form.value.encode())
-    about = [kind, *_UNBUFFERED, *stream.headers, *headers]
-    await send({"type": "http.response.start", "status": 200, "headers": about})
+async def _until_cut_off(send: Send, receive: Receive, stream: EventStream, fail: Fail) -> None:
+    try:
+        await unless_gone(_pump(send, stream, fail), receive)
+    except asyncio.CancelledError:
+        # Nothing cancels a call but the end of its server.
+        await _send_problem(send, stream.form, fail(Stopping()))
+
+
+async def _pump(send: Send, stream: EventStream, fail: Fail) -> None:
     try:
         async with aclosing(stream.events) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
     except ApiError as error:
-        event = _in_form(stream.form, body_of(fail(error)))
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+        await _send_problem(send, stream.form, fail(error))
 
 
-def _in_form(form: StreamForm, problem: bytes) -> bytes:
-    return problem + b"\n" if form is StreamForm.NDJSON else b"data: " + problem + b"\n\n"
+async def _send_problem(send: Send, form: StreamForm, problem: Problem) -> None:
+    body = body_of(problem)
+    event = body + b"\n" if form is StreamForm.NDJSON else b"data: " + body + b"\n\n"
+    await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:

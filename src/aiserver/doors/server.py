@@ -39,7 +39,6 @@ class Limits(msgspec.Struct, frozen=True):
     header_seconds: float = 15.0
     body_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
-    grace_seconds: float = 30.0
 
 
 class Config(uvicorn.Config):

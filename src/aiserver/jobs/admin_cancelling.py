@@ -47,16 +47,24 @@ async def cancel_ids(queue: Queue, ids: Iterable[int]) -> Done:
 
 
 async def cancel_all(
-    queue: Queue, *, worker: str | None = None, shown: BackgroundJobState | None = None
+    queue: Queue,
+    *,
+    worker: str | None = None,
+    shown: BackgroundJobState | None = None,
+    here: Iterable[int] = (),
 ) -> Done:
     """All jobs of a provider, in a state, or both, as they are found now.
 
-    A provider's are those that run or ran last there, and those that wait for it alone.
+    A provider's are those that run or ran last there, and those that wait for it alone. `here` are
+    the ids of those that run there in this process. Another process writes down which provider a
+    job runs at four times a second: one that began in its last 250 ms may be missed.
     """
     states: Collection[State] = LIVE if shown is None else states_of(shown)
     if not LIVE.issuperset(states):
         raise InvalidRequest("Only jobs that are Queued or Started can be cancelled.")
     newest, done = await _newest(queue), Done([], {})
+    if State.STARTED in states:
+        done.add(Done(await _cancel_here(queue, list(here)), {}))
     wanted = [Filter(states=states, worker=worker)]
     if worker is not None:
         # Those that wait for this provider alone would run nowhere else.
@@ -64,6 +72,16 @@ async def cancel_all(
     for filter in wanted:
         done.add(Done(await _cancel_found(queue, filter, newest), {}))
     return done
+
+
+async def _cancel_here(queue: Queue, running: Sequence[int]) -> list[int]:
+    """The ids of those that are told to stop."""
+    stopping: list[int] = []
+    for start in range(0, len(running), MOST_ROWS):
+        ids = running[start : start + MOST_ROWS]
+        result = await queue.cancel(ids)
+        stopping += [id for id in ids if _stopping(result, id)]
+    return stopping
 
 
 async def _cancel_found(queue: Queue, filter: Filter, newest: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Answers what an administrator asks of the queue."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -74,8 +74,15 @@ _COMPLETED = frozenset({State.COMPLETED})
 Record = TypeVar("Record", bound=BackgroundJobBase)
 
 
+async def _told() -> None:
+    """For a process that runs no jobs."""
+
+
 class AdminHandlers:
-    """`running` are the jobs of this process; `answer_of` names what an operation answers."""
+    """`running` are the jobs of this process; `answer_of` names what an operation answers.
+
+    `tell` writes down what these jobs reported, such as which provider they run at.
+    """
 
     def __init__(
         self,
@@ -85,8 +92,10 @@ class AdminHandlers:
         clock: Clock,
         *,
         answer_of: AnswerOf = unknown,
+        tell: Callable[[], Awaitable[None]] = _told,
     ) -> None:
         self._queue = queue
+        self._tell = tell
         self._store = queue.store
         self._running = running
         self._schedule = schedule
@@ -223,7 +232,7 @@ class AdminHandlers:
     async def cancel(self, request: AdminCancelJobs, call: Call) -> AdminCancelJobsResponse:
         done = await cancel_ids(self._queue, request.ids or [])
         if request.worker is not None or request.state is not None:
-            done.add(await cancel_all(self._queue, worker=request.worker, shown=request.state))
+            done.add(await self._cancel_all(request.worker, request.state))
         if request.cancel_worker is not None:
             done.add(await self._stop(request.cancel_worker))
         return AdminCancelJobsResponse(results=done.ids, errors=done.errors)
@@ -237,7 +246,14 @@ class AdminHandlers:
         return EmptyResponse()
 
     async def _stop(self, worker: str) -> Done:
-        return await cancel_all(self._queue, worker=worker, shown=BackgroundJobState.STARTED)
+        return await self._cancel_all(worker, BackgroundJobState.STARTED)
+
+    async def _cancel_all(self, worker: str | None, shown: BackgroundJobState | None) -> Done:
+        if worker is None:
+            return await cancel_all(self._queue, shown=shown)
+        await self._tell()
+        here = [each.job.id for each in self._running() if each.job.worker == worker]
+        return await cancel_all(self._queue, worker=worker, shown=shown, here=here)
 
     async def _workers(self) -> tuple[list[WorkerStats], dict[str, int]]:
         now = self._now()

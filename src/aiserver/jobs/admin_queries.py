@@ -1,6 +1,8 @@
 """Says what a query over jobs asks in the store's own terms, since jobs are too many to look at."""
 
+import re
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -29,6 +31,8 @@ _ORDERS = {
     "completeddate": Order.ENDED,
     "priority": Order.PRIORITY,
 }
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_MOST_DIGITS = 20
 _HELP = "jobs are found by id, refId, state, request, worker, tag, model, keyId and createdDate"
 _HELP_ORDER = "jobs can be in the order of id, createdDate, startedDate or completedDate"
 
@@ -73,7 +77,7 @@ class JobQueries(Generic[Row]):
             try:
                 term(found, text.strip())
             except ValueError as error:
-                raise _refused(name, f"it is not valid: {error}") from None
+                raise _refused(name, str(error)) from None
         elif term is None and self._conditions.clauses([(name, text)]):
             raise _refused(name, f"{_HELP}, not by this")
 
@@ -121,7 +125,7 @@ def _among(member: str, read: Read, *, many: bool) -> Term:
     def term(found: Found, text: str) -> None:
         items = text.strip("[]").split(",") if many else [text]
         if len(items) > MOST_ROWS:
-            raise ValueError(f"expected at most {MOST_ROWS} values")
+            raise ValueError(f"name at most {MOST_ROWS} values")
         values = frozenset(value for item in items for value in read(item.strip().strip('"')))
         found[member] = values & found.get(member, values)
 
@@ -130,21 +134,35 @@ def _among(member: str, read: Read, *, many: bool) -> Term:
 
 def _bound(member: str, choose: Callable[[int, int], int], *, later: int) -> Term:
     def term(found: Found, text: str) -> None:
-        ms = milliseconds(parse_iso(text)) + later
+        ms = milliseconds(_moment(text)) + later
         found[member] = choose(found.get(member, ms), ms)
 
     return term
 
 
 def _ids(text: str) -> list[int]:
-    return [id] if 0 < (id := int(text)) <= LARGEST_ID else []
+    return [id] if 0 < (id := _whole(text)) <= LARGEST_ID else []
+
+
+def _whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("a whole number such as 42 is needed")
+    # Longer ones than any id are all the same, and slow to read.
+    return int(text) if len(text) <= _MOST_DIGITS else LARGEST_ID + 1
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return parse_iso(text)
+    except ValueError:
+        raise ValueError("a moment such as 2026-11-23T18:00:00Z is needed") from None
 
 
 def _states(text: str) -> list[State]:
     for known in BackgroundJobState:
         if fold(known.value) == fold(text):
             return states_of(known)
-    raise ValueError(f"expected one of {', '.join(BackgroundJobState)}")
+    raise ValueError(f"one of {', '.join(BackgroundJobState)} is needed")
 
 
 def states_of(shown: BackgroundJobState) -> list[State]:
@@ -153,8 +171,9 @@ def states_of(shown: BackgroundJobState) -> list[State]:
 
 
 def _key(found: Found, text: str) -> None:
-    key = int(text)
-    if found.setdefault("key_id", key) != key or not 0 <= key <= LARGEST_ID:
+    key = _whole(text)
+    # No store can look for a larger one than there can be.
+    if not 0 <= key <= LARGEST_ID or found.setdefault("key_id", key) != key:
         found["ids"] = frozenset[int]()
 
 

@@ -57,7 +57,8 @@ def retry_after(value: str | None, *, now: datetime) -> float:
         return min(float(text[:10]), LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    # An offset from UTC without end overflows.
+    except (ValueError, OverflowError):
         return 0.0
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return min(max((moment - now).total_seconds(), 0.0), LONGEST_WAIT)

@@ -47,7 +47,8 @@ class RedeliverCallback(Wire, kw_only=True):
     """Delivers a callback of the caller's again, under the same webhook-id.
 
     It is tried at once, then by the plan from where it stood; one whose attempts were all used
-    has as many again.
+    has as many again. While an attempt is under way nothing else is sent: where that one is not
+    taken, the next follows at once.
     """
 
     id: DeliveryId

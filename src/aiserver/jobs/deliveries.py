@@ -10,7 +10,7 @@ import msgspec
 
 from aiserver.contract.errors import ApiError, InvalidRequest, TooBusy
 from aiserver.jobs.attempts import Verdict, judge
-from aiserver.jobs.callback_secrets import CallbackSecrets
+from aiserver.jobs.callback_secrets import CallbackSecrets, KeyDeleted
 from aiserver.jobs.callbacks import example_body, new_message_id
 from aiserver.jobs.links import Links
 from aiserver.jobs.reply_to import ReplyAddresses, ReplyTo
@@ -37,13 +37,14 @@ Sink = Callable[[Mapping[str, str], bytes], Awaitable[int]]
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """`most` deliveries at a time, `per_receiver` of them to one, `per_key` for the jobs of one
-    key, and so many tests of addresses. `seconds` for an answer.
+    key, and so many tests of addresses, `tests_per_key` of them. `seconds` for an answer.
     """
 
     most: int = 128
     per_receiver: int = 8
     per_key: int = 64
     tests: int = 16
+    tests_per_key: int = 4
     seconds: float = 20.0
 
 
@@ -87,7 +88,7 @@ class Deliveries:
         self._random = random
         self._running: dict[asyncio.Task[None], Delivery] = {}
         self._woken = asyncio.Event()
-        self._trying = 0
+        self._trying = Counter[int]()
 
     def wake(self) -> None:
         self._woken.set()
@@ -142,13 +143,18 @@ class Deliveries:
 
     async def try_once(self, text: str, *, key_id: int) -> Tried:
         """Sends a signed example to this `replyTo`. Raises InvalidRequest or TooBusy."""
-        if self._trying >= self._limits.tests:
+        if self._trying[key_id] >= self._limits.tests_per_key:
+            raise TooBusy(
+                "Your API key is testing too many addresses; try again shortly.", retry_after=5
+            )
+        if self._trying.total() >= self._limits.tests:
             raise TooBusy("Too many addresses are being tested; try again shortly.", retry_after=5)
-        self._trying += 1
+        self._trying[key_id] += 1
         try:
-            return await self._try(await self._addresses.admit(text), key_id)
+            return await self._try(await self._addresses.admit(text, key_id=key_id), key_id)
         finally:
-            self._trying -= 1
+            # This drops what comes to zero, or every key would be kept.
+            self._trying -= Counter((key_id,))
 
     async def _try(self, reply_to: ReplyTo, key_id: int) -> Tried:
         message_id = new_message_id()
@@ -211,6 +217,8 @@ class Deliveries:
             return await self._attempt(
                 delivery.id, reply_to, body, key_id=delivery.key_id, attempt=attempt
             )
+        except KeyDeleted as gone:
+            return Verdict(DeliveryState.FAILED, error=gone.message)
         except InvalidRequest as refused:
             error = refused.message
         except StorageError:
@@ -230,9 +238,9 @@ class Deliveries:
                 message_id,
                 timestamp=int(self._clock.now().timestamp()),
                 body=body,
-                secrets=secrets.both(),
+                secrets=secrets.signing(),
             )
-            answer = await self._send(reply_to, {**_JSON, **signed}, body)
+            answer = await self._send(reply_to, {**_JSON, **signed}, body, key_id=key_id)
         except EncryptionKeyError:
             error = _UNSIGNED
         except OutboundError as failure:
@@ -244,7 +252,9 @@ class Deliveries:
             answer, attempt=attempt, now=self._clock.now(), random=self._random, error=error
         )
 
-    async def _send(self, reply_to: ReplyTo, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def _send(
+        self, reply_to: ReplyTo, headers: Mapping[str, str], body: bytes, *, key_id: int
+    ) -> Answer:
         if reply_to.own:
             return await self._sunk(headers, body)
         return await self._outbound.send(
@@ -253,6 +263,7 @@ class Deliveries:
             headers=headers,
             body=body,
             seconds=self._limits.seconds,
+            caller=key_id,
         )
 
     async def _sunk(self, headers: Mapping[str, str], body: bytes) -> Answer:

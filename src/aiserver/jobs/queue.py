@@ -182,6 +182,10 @@ class Queue:
                     return job
         return None
 
+    @property
+    def given_up(self) -> bool:
+        return self._given_up
+
     def give_up(self) -> None:
         """Nobody waits any longer: who does, and who comes, gets a job as it stands."""
         self._given_up = True

@@ -10,12 +10,13 @@ OutboundError
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from aiserver.kit.guard import AddressRefused, Destination, Guard, OutboundError, parse
+from aiserver.kit.look_ups import LookUps, Resolve, system_resolve
 
 if TYPE_CHECKING:
     from aiserver.kit.outbound_session import Session
@@ -32,13 +33,12 @@ __all__ = [
     "TimedOut",
     "Unreachable",
     "parse",
+    "system_resolve",
 ]
 
 MOST_READ = 64 * 1024
 _LOOK_UP_SECONDS = 5.0
 _NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Unreachable(OutboundError):
@@ -61,14 +61,11 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-async def system_resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host as this machine knows them. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
-
-
 class Outbound:
-    """One pool of connections; nothing of one call, cookies included, is left for the next."""
+    """One pool of connections; nothing of one call, cookies included, is left for the next.
+
+    `caller` is whom a call is made for, by which look-ups are bounded.
+    """
 
     def __init__(
         self,
@@ -80,13 +77,13 @@ class Outbound:
         most_per_host: int = 32,
     ) -> None:
         self._guard = guard
-        self._resolve = resolve
+        self._look_ups = LookUps(resolve)
         self._tls = tls
         self._most = most
         self._most_per_host = most_per_host
         self._session: Session | None = None
 
-    async def check(self, url: str) -> None:
+    async def check(self, url: str, *, caller: int | None = None) -> None:
         """Raises AddressRefused for what `send` would refuse now, and for a name nobody knows.
 
         A look-up that fails otherwise is left for `send` to meet.
@@ -98,7 +95,9 @@ class Outbound:
         addresses: Sequence[str] = ()
         try:
             async with asyncio.timeout(_LOOK_UP_SECONDS):
-                addresses = await self._resolve(destination.host, destination.port)
+                addresses = await self._look_ups.find(
+                    destination.host, destination.port, caller=caller
+                )
         except OSError as error:
             # No such name: refused as a private address is, or refusals tell which names exist.
             if error.errno not in _NO_SUCH_NAME:
@@ -113,6 +112,7 @@ class Outbound:
         headers: Mapping[str, str],
         body: bytes = b"",
         seconds: float = 20.0,
+        caller: int | None = None,
     ) -> Answer:
         """The answer, whatever its status. Raises OutboundError."""
         destination = parse(url)
@@ -121,7 +121,12 @@ class Outbound:
         session = self._session = self._session or self._open()
         try:
             return await session.exchange(
-                destination, method=method, headers=headers, body=body, seconds=seconds
+                destination,
+                method=method,
+                headers=headers,
+                body=body,
+                seconds=seconds,
+                caller=caller,
             )
         except TimeoutError:
             raise TimedOut from None
@@ -132,6 +137,7 @@ class Outbound:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        await self._look_ups.close()
 
     def _open(self) -> "Session":
         # Seven megabytes that a server without callbacks never needs.
@@ -139,7 +145,7 @@ class Outbound:
 
         return Session(
             self._guard,
-            self._resolve,
+            self._look_ups,
             tls=self._tls,
             most=self._most,
             most_per_host=self._most_per_host,

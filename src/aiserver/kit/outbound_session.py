@@ -1,35 +1,92 @@
 """One pool of aiohttp's connections, each to an address that was checked."""
 
+import functools
 import socket
 import ssl
 from collections.abc import Mapping
+from contextvars import ContextVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from aiserver.kit.guard import AddressRefused, Destination, Guard
-from aiserver.kit.outbound import MOST_READ, Answer, Broken, Resolve, Unreachable
+from aiserver.kit.look_ups import LookUps, NotLookedUp
+from aiserver.kit.outbound import MOST_READ, Answer, Broken, Unreachable
 
 _CONNECT_SECONDS = 10.0
+_HEAD_ENDS = b"\r\n\r\n"
+# The library asks for addresses without saying for which request.
+_caller: ContextVar[int | None] = ContextVar("caller", default=None)
 
 
 class _CheckedResolver(AbstractResolver):
     """Hands a connection only addresses that were checked, so that nobody looks them up again."""
 
-    def __init__(self, guard: Guard, resolve: Resolve) -> None:
+    def __init__(self, guard: Guard, look_ups: LookUps) -> None:
         self._guard = guard
-        self._resolve = resolve
+        self._look_ups = look_ups
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        addresses = await self._resolve(host, port)
+        try:
+            addresses = await self._look_ups.find(host, port, caller=_caller.get())
+        except NotLookedUp as error:
+            raise Unreachable(str(error)) from None
         self._guard.check(Destination("", host.lower(), port), addresses)
         return [_result(host, port, address) for address in addresses]
 
     async def close(self) -> None:
         return None
+
+
+class _Protocol(ResponseHandler):
+    """Reads a head by itself: bytes that its answer should not have would undo it otherwise."""
+
+    _head_read = False
+    _before = b""
+
+    def data_received(self, data: bytes) -> None:
+        head = 0 if self._head_read else self._rest_of_head(data)
+        for piece in (data[:head], data[head:]):
+            if piece:
+                super().data_received(piece)
+        # The library tells the reader of a head only, whoever reads the body waits out the time.
+        body = self._payload
+        if body is not None and self.exception() is not None and not body.is_eof():
+            body.set_exception(aiohttp.ClientPayloadError())
+
+    def _rest_of_head(self, data: bytes) -> int:
+        seen = self._before + data
+        end = seen.find(_HEAD_ENDS)
+        if end < 0:
+            self._before = seen[1 - len(_HEAD_ENDS) :]
+            return len(data)
+        self._head_read = True
+        return end + len(_HEAD_ENDS) - len(self._before)
+
+
+class _Connector(aiohttp.TCPConnector):
+    def __init__(
+        self,
+        *,
+        resolver: AbstractResolver,
+        most: int,
+        most_per_host: int,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - a socket's address
+            resolver=resolver,
+            use_dns_cache=False,
+            limit=most,
+            limit_per_host=most_per_host,
+            # Each call is checked anew, and none meets a connection that its peer just closed.
+            force_close=True,
+            ssl=tls or True,
+        )
+        self._factory = functools.partial(_Protocol, loop=self._loop)
 
 
 class Session:
@@ -38,21 +95,18 @@ class Session:
     def __init__(
         self,
         guard: Guard,
-        resolve: Resolve,
+        look_ups: LookUps,
         *,
         tls: ssl.SSLContext | None,
         most: int,
         most_per_host: int,
     ) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=_CheckedResolver(guard, resolve),
-                use_dns_cache=False,
-                limit=most,
-                limit_per_host=most_per_host,
-                # Each call is checked anew, and none meets a connection that its peer just closed.
-                force_close=True,
-                ssl=tls or True,
+            connector=_Connector(
+                resolver=_CheckedResolver(guard, look_ups),
+                most=most,
+                most_per_host=most_per_host,
+                tls=tls,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             middlewares=(_once,),
@@ -69,12 +123,14 @@ class Session:
         headers: Mapping[str, str],
         body: bytes,
         seconds: float,
+        caller: int | None,
     ) -> Answer:
         """The answer, whatever its status. Raises OutboundError, TimeoutError or OSError."""
         address = URL(destination.url, encoded=True)
         if ((address.host or "").lower(), address.port) != (destination.host, destination.port):
             raise AddressRefused
         limit = aiohttp.ClientTimeout(total=seconds, connect=min(seconds, _CONNECT_SECONDS))
+        for_caller = _caller.set(caller)
         try:
             async with self._session.request(
                 method, address, headers=headers, data=body, allow_redirects=False, timeout=limit
@@ -85,6 +141,8 @@ class Session:
             raise
         except aiohttp.ClientError:
             raise Broken from None
+        finally:
+            _caller.reset(for_caller)
 
     async def close(self) -> None:
         await self._session.close()

@@ -202,7 +202,7 @@ class Deferred:
             ended, until = job, time.monotonic() + _USUAL_WAIT
             try:
                 while ended is None:
-                    if time.monotonic() >= until:
+                    if self._queue.given_up or time.monotonic() >= until:
                         raise _not_ended(call.operation, accepted)
                     if form is StreamForm.SSE:
                         yield _STILL_HERE

@@ -22,6 +22,7 @@ from aiserver.jobs.schedule import Schedule
 from aiserver.jobs.shown import RunningJob
 from aiserver.jobs.status_handlers import StatusHandlers
 from aiserver.jobs.store import Announce, Bounds, JobStore, Outbox
+from aiserver.jobs.store.backlog import Backlog
 from aiserver.jobs.sweeper import SWEEP_SECONDS, Sweeper
 from aiserver.jobs.worker import HEARTBEAT_SECONDS, Worker
 from aiserver.kit.background import Background
@@ -110,13 +111,21 @@ class Desk:
     ) -> dict[type[msgspec.Struct], Handler]:
         """Those of queued calls, of jobs and of callbacks; of a room's own status calls not."""
         queued = QueueHandlers(
-            self.queue, self._addresses, twins, places, self._clock, uploads=self._uploads
+            self.queue,
+            self._addresses,
+            Backlog(self._outbox, self._clock),
+            twins,
+            places,
+            self._clock,
+            uploads=self._uploads,
         )
         self.deferred = Deferred(self.queue, queued, tellings, links=self._links)
         rooms = (
             queued,
             StatusHandlers(self.queue, self._clock, links=self._links),
-            AdminHandlers(self.queue, self._running, self.schedule, self._clock),
+            AdminHandlers(
+                self.queue, self._running, self.schedule, self._clock, tell=self._tell_progress
+            ),
             CallbackHandlers(self._store, self._outbox, self._deliveries, self._secrets),
         )
         return {request: handler for room in rooms for request, handler in room.handlers().items()}
@@ -195,6 +204,10 @@ class Desk:
         await self._store.close()
         await self._outbound.close()
 
+    async def _tell_progress(self) -> None:
+        if self._worker is not None:
+            await self._worker.tell_progress()
+
     def _running(self) -> list[RunningJob]:
         running = self._worker.running if self._worker is not None else []
         return [
@@ -225,6 +238,7 @@ class Desk:
             pass
         while await self._outbox.prune(self._ago(_FORGET_DELIVERIES_AFTER)):
             pass
+        await self._secrets.tidy()
         if self._terms.months > 0:
             await self._store.drop_months(_month_before(self._clock.now(), self._terms.months - 1))
 

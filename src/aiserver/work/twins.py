@@ -15,6 +15,7 @@ from aiserver.jobs.queue import EarlyAnswer, Queue
 from aiserver.jobs.records import BackgroundJobState, acknowledgement
 from aiserver.jobs.reply_to import ReplyAddresses
 from aiserver.jobs.store import Accepted
+from aiserver.jobs.store.backlog import Backlog
 from aiserver.kit.clock import Clock, SystemClock
 from aiserver.work.asked import NOTHING, Asked, planned
 from aiserver.work.uploads import JobUploads
@@ -48,6 +49,7 @@ class QueueHandlers:
         self,
         queue: Queue,
         addresses: ReplyAddresses,
+        backlog: Backlog,
         twins: Iterable[type[msgspec.Struct]],
         places: Mapping[str, Placing],
         clock: Clock | None = None,
@@ -58,6 +60,7 @@ class QueueHandlers:
         self._uploads = uploads
         self._clock = clock or SystemClock()
         self._addresses = addresses
+        self._backlog = backlog
         self._twins = tuple(twins)
         self._places = places
 
@@ -166,7 +169,9 @@ class QueueHandlers:
         place = self._placed(original, members, call)
         call.trace.model = place.model or None
         if wishes.reply_to:
-            await self._addresses.admit(wishes.reply_to)
+            key_id = call.caller.key_id or 0
+            await self._addresses.admit(wishes.reply_to, key_id=key_id)
+            await self._backlog.admit(key_id)
         return NewJob(
             operation=original.name,
             kind=original.queued.kind,

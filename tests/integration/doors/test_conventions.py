@@ -12,8 +12,8 @@ import pytest
 
 from aiserver.contract.responses import Wire
 from aiserver.doors.encoding import to_csv, to_json, to_php_json
-from fakes.upstream import FakeUpstream
-from gateway import TestGateway, running
+from fakes.upstream import FakeUpstream, status
+from gateway import SECRET, TestGateway, running
 
 
 class Sample(Wire, kw_only=True):
@@ -61,6 +61,72 @@ async def test_batch_of_chats_is_answered(serving: TestGateway, upstream: FakeUp
     streamed = [{**chats[0], "stream": True}]
     reply = await serving.call("POST", "/api/OpenAiChatCompletion[]", streamed)
     assert (reply.status, reply.problem()["meta"]) == (400, {"AutoBatchIndex": "0"})
+
+
+CHATS = [{"model": "fake-model", "messages": [{"role": "user", "content": c}]} for c in "aab"]
+
+
+@pytest.mark.parametrize("operation", ["OpenAiChatCompletion", "QueueOpenAiChatCompletion"])
+async def test_batch_with_a_key_runs_each_of_its_calls_once(
+    serving: TestGateway, operation: str
+) -> None:
+    items = [{"request": chat} for chat in CHATS] if operation.startswith("Q") else CHATS
+    path, keyed = f"/api/{operation}[]", {"idempotency-key": "k" * 255}
+    first = await serving.call("POST", path, items, headers=keyed)
+    again = await serving.call("POST", path, items, headers=keyed)
+    alone = await serving.call("POST", path[:-2], items[0], headers=keyed)
+    assert [first.status, again.status, alone.status] == [200, 200, 200]
+    assert "idempotency-replayed" not in {**first.headers, **alone.headers}
+    assert again.headers["idempotency-replayed"] == "true"
+    assert first.json() == again.json()
+    assert set(first.json()[0]) == set(alone.json())
+    assert await serving.rows("SELECT COUNT(*) FROM jobs") == [(4,)]
+    more = await serving.call("POST", path, [*items, items[0]], headers=keyed)
+    assert "idempotency-replayed" not in more.headers
+    assert more.json()[:3] == first.json()
+    other = await serving.call("POST", path, [items[0], items[2]], headers=keyed)
+    assert (other.status, other.problem()["meta"]["AutoBatchIndex"]) == (409, "1")
+    assert "idempotency-replayed" not in other.headers
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=5"])
+async def test_batch_knows_no_preference(serving: TestGateway, prefer: str) -> None:
+    path, headers = "/api/OpenAiChatCompletion[]", {"prefer": prefer}
+    reply = await serving.call("POST", path, CHATS, headers=headers)
+    assert (reply.status, reply.problem()["errorCode"]) == (400, "ArgumentException")
+    assert "Prefer" in reply.problem()["message"]
+    path, items = "/api/QueueOpenAiChatCompletion[]", []
+    assert (await serving.call("POST", path, items, headers=headers)).status == 200
+    assert await serving.rows("SELECT COUNT(*) FROM jobs") == [(0,)]
+
+
+async def test_batch_of_sign_ins_keeps_the_last_session(gateway: TestGateway) -> None:
+    item = {"provider": "credentials", "userName": "Admin", "password": SECRET}
+    reply = await gateway.call("POST", "/api/Authenticate[]", [item], key=None)
+    assert reply.status == 200, reply.body
+    assert "cookies" not in reply.json()[0]
+    assert reply.headers["set-cookie"]
+
+
+async def test_preferences_of_all_header_lines_count(serving: TestGateway) -> None:
+    chat = json.dumps(CHATS[0]).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n"
+        "Prefer: handling=lenient\r\nPrefer: respond-async\r\nConnection: close\r\n"
+        f"Content-Length: {len(chat)}\r\n\r\n"
+    )
+    assert (await serving.raw(head.encode() + chat)).startswith(b"HTTP/1.1 202 ")
+
+
+async def test_failure_that_is_told_again_says_so_in_a_header(
+    serving: TestGateway, upstream: FakeUpstream
+) -> None:
+    upstream.next(status(400, {"error": {"message": "no"}}))
+    path, keyed = "/v1/chat/completions", {"idempotency-key": "f"}
+    replies = [await serving.call("POST", path, CHATS[0], headers=keyed) for _ in range(2)]
+    assert [reply.status for reply in replies] == [400, 400]
+    assert [reply.headers.get("idempotency-replayed") for reply in replies] == [None, "true"]
+    assert len(upstream.requests) == 1
 
 
 async def test_batch_is_bounded_and_an_array(gateway: TestGateway) -> None:
@@ -166,9 +232,9 @@ async def test_allowed_origin_may_call_with_a_key(shared: TestGateway) -> None:
     assert "PATCH" in reply.headers["access-control-allow-methods"]
     assert reply.headers["access-control-max-age"] == "600"
     assert "access-control-allow-credentials" not in reply.headers
-    for path, status in (("/api/Hello", 200), ("/api/AdminQueryApiKeys", 401)):
+    for path, code in (("/api/Hello", 200), ("/api/AdminQueryApiKeys", 401)):
         reply = await shared.call("GET", path, key=None, headers=origin)
-        assert reply.status == status
+        assert reply.status == code
         assert reply.headers["access-control-allow-origin"] == "https://app.example.com"
 
 

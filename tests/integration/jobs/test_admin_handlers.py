@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aiserver.contract.errors import InvalidRequest, NotFound
 from aiserver.jobs import admin_cancelling
@@ -52,6 +53,7 @@ class Bench:
         self.store = store
         self.queue = Queue(store.jobs)
         self.running: list[RunningJob] = []
+        self.reported: list[Progress] = []
         self.schedule = Schedule(background, store.clock)
         self.room = AdminHandlers(
             self.queue,
@@ -59,7 +61,11 @@ class Bench:
             self.schedule,
             store.clock,
             answer_of={"OpenAiChatCompletion": "OpenAiChatResponse"}.get,
+            tell=self._tell,
         )
+
+    async def _tell(self) -> None:
+        await self.store.jobs.progress(self.reported)
 
     async def put(self, **members: Any) -> int:
         return (await self.store.put(**members)).id
@@ -122,6 +128,10 @@ async def test_jobs_that_wait_or_run_are_listed(bench: Bench) -> None:
         ({"model": "model-b"}, [3]),
         ({"keyId": "2"}, [3]),
         ({"keyId": "2", "tag": "cats"}, []),
+        ({"keyId": str(LARGEST_ID + 1)}, []),
+        ({"keyId": "9" * 20}, []),
+        ({"keyId": "9" * 5000}, []),
+        ({"keyId": "-1"}, []),
         ({"refIds": "mine,yours"}, [2]),
         ({"createdDateFrom": "2026-11-15T12:00:01Z"}, [3, 2]),
         ({"createdDate>": "2026-11-15T12:00:02"}, [3]),
@@ -162,6 +172,34 @@ async def test_condition_that_cannot_be_met_is_refused(bench: Bench, pairs: dict
     with pytest.raises(InvalidRequest, match=r"^'\w+': ") as caught:
         await ask(bench.room, AdminQueryBackgroundJobs(), pairs.items())
     assert caught.value.param == next(iter(pairs))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        ({"keyId": "me"}, "'KeyId': a whole number such as 42 is needed."),
+        ({"ids": "1,two"}, "'Ids': a whole number such as 42 is needed."),
+        ({"idIn": "1_0"}, "'IdIn': a whole number such as 42 is needed."),
+        (
+            {"createdDateFrom": "yesterday"},
+            "'CreatedDateFrom': a moment such as 2026-11-23T18:00:00Z is needed.",
+        ),
+    ],
+)
+async def test_refusal_says_what_to_write(bench: Bench, pairs: dict[str, str], says: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await ask(bench.room, AdminQueryBackgroundJobs(), pairs.items())
+    assert caught.value.message == says
+
+
+async def test_key_that_cannot_be_is_looked_for_in_every_query(bench: Bench) -> None:
+    await bench.ended()
+    for request in (
+        AdminQueryJobSummary(),
+        AdminQueryCompletedJobs(),
+        AdminQueryFailedJobs(),
+    ):
+        assert await bench.ids(request, [("keyId", "9" * 20)]) == []
 
 
 @pytest.mark.parametrize(
@@ -381,6 +419,20 @@ async def test_provider_can_be_stopped(bench: Bench) -> None:
     assert await ask(bench.room, CancelWorker(worker="fake")) == {}
     assert (await bench.store.job(here.id)).cancel_asked is not None
     assert (await bench.store.job(there.id)).cancel_asked is None
+
+
+@pytest.mark.parametrize("request_", [CancelWorker(worker="fake"), AdminCancelJobs(worker="fake")])
+async def test_job_that_just_began_is_stopped_with_its_provider(
+    bench: Bench, request_: CancelWorker | AdminCancelJobs
+) -> None:
+    jobs = [await bench.store.started() for _ in range(3)]
+    # Where they run is known here, and not written down yet.
+    began = [replace(job, worker=name) for job, name in zip(jobs, ("fake", "other"), strict=False)]
+    bench.running = [RunningJob(job, bench.store.now) for job in began]
+    bench.reported = [Progress(fence=jobs[2].fence, worker="fake")]
+    await ask(bench.room, request_)
+    asked = [(await bench.store.job(job.id)).cancel_asked is not None for job in jobs]
+    assert asked == [True, False, True]
 
 
 async def test_workers_tell_what_they_did(bench: Bench) -> None:

@@ -611,3 +611,30 @@ async def test_trials_of_addresses_are_bounded(database: Database) -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
         assert (await post.deliveries.try_once(receiver.url, key_id=1)).delivered
         await post.outbound.close()
+
+
+async def test_trials_of_one_key_leave_room_for_others(database: Database) -> None:
+    post = Post(database, limits=Limits(seconds=30, tests=4, tests_per_key=2))
+    async with Receiver() as receiver:
+        receiver.next(SILENT, SILENT)
+        waiting = [
+            asyncio.create_task(post.deliveries.try_once(receiver.url, key_id=1)) for _ in range(2)
+        ]
+        await receiver.reach(2)
+        with pytest.raises(TooBusy, match="Your API key") as refused:
+            await post.deliveries.try_once(receiver.url, key_id=1)
+        assert refused.value.http_status == 429
+        assert (await post.deliveries.try_once(receiver.url, key_id=2)).status == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert (await post.deliveries.try_once(receiver.url, key_id=1)).status == 200
+        await post.outbound.close()
+
+
+async def test_endless_retry_after_is_an_ordinary_attempt(post: Post, receiver: Receiver) -> None:
+    receiver.next(busy("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", 503))
+    [message_id] = await post.send(receiver.url)
+    await post.outbox.recorded.reach(1)
+    row = await post.row(message_id)
+    assert (row.state, row.last_status) == (PENDING, 503)

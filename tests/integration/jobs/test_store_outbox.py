@@ -1,12 +1,11 @@
 """Callbacks are kept from the moment a job ends until they are delivered, each its own way."""
 
-import asyncio
-from functools import partial
 from typing import Any
+
+import pytest
 
 from aiserver.jobs.job import Completed, Retry
 from aiserver.jobs.store import (
-    MOST_PASSED,
     Attempt,
     Attempted,
     Delivery,
@@ -15,6 +14,7 @@ from aiserver.jobs.store import (
     Filter,
     NewDelivery,
 )
+from aiserver.jobs.store.outbox import MOST_ATTEMPTS
 from job_stores import BROKEN, Stores
 
 URL = "https://receiver.example/x"
@@ -67,18 +67,6 @@ async def test_one_key_leaves_room_for_the_others(store: Stores) -> None:
         until=store.now + 60_000, most=9, per_receiver=1, per_key=2, busy_keys={1, 3}
     )
     assert [delivery.id for delivery in taken] == ["msg_b"]
-
-
-async def test_look_past_a_busy_key_is_bounded(store: Stores) -> None:
-    added = (add(store, f"msg_{number:03}", key_id=1) for number in range(MOST_PASSED))
-    await asyncio.gather(*added)
-    await add(store, "msg_last", receiver="a", key_id=2, due=store.now)
-    store.tick(1)
-    look = partial(store.outbox.take, most=9, per_receiver=9, busy_keys={1})
-    assert await look(until=store.now + 60_000) == []
-    assert len(await take(store, most=9, per_receiver=1)) == 1
-    found = await look(until=store.now + 60_000)
-    assert [delivery.id for delivery in found] == ["msg_last"]
 
 
 async def test_oldest_delivery_goes_first(store: Stores) -> None:
@@ -134,6 +122,67 @@ async def test_redelivery_keeps_id_and_count(store: Stores) -> None:
     [delivery] = await take(store)
     assert (delivery.id, delivery.attempt) == ("msg_1", 1)
     assert await attempted(store, 2, DeliveryState.DELIVERED, status=204)
+
+
+async def test_redelivery_leaves_an_attempt_under_way_alone(store: Stores) -> None:
+    await add(store, "msg_1")
+    await take(store)
+    store.tick(1)
+    assert await store.outbox.redeliver("msg_1")
+    assert await take(store) == []
+    assert await attempted(store, 1, DeliveryState.DELIVERED, status=200)
+    assert await store.outbox.next_due() is None
+
+
+@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.DISABLED])
+async def test_redelivery_asked_under_way_follows_a_failure(
+    store: Stores, state: DeliveryState
+) -> None:
+    await add(store, "msg_1")
+    await take(store)
+    assert await store.outbox.redeliver("msg_1")
+    assert await attempted(store, 1, state, due=store.now + 5_000, status=500)
+    [delivery] = await take(store)
+    assert (delivery.state, delivery.attempt) == (DeliveryState.PENDING, 1)
+    # It was asked for once.
+    assert await attempted(store, 2, DeliveryState.FAILED, status=500)
+    assert await store.outbox.next_due() is None
+
+
+async def test_delivery_that_only_waits_is_due_when_asked_for(store: Stores) -> None:
+    await add(store, "msg_1")
+    await take(store)
+    await attempted(store, 1, DeliveryState.PENDING, due=store.now + 5_000, status=500)
+    assert await store.outbox.redeliver("msg_1")
+    assert len(await take(store)) == 1
+
+
+async def test_attempt_that_was_lost_is_no_longer_under_way(store: Stores) -> None:
+    await add(store, "msg_1")
+    await take(store)
+    store.tick(60_001)
+    assert await store.outbox.redeliver("msg_1")
+    [delivery] = await take(store)
+    assert delivery.attempt == 0
+
+
+async def test_log_of_a_delivery_has_a_bound(store: Stores) -> None:
+    await add(store, "msg_1")
+    for attempt in range(1, MOST_ATTEMPTS + 3):
+        assert await attempted(store, attempt, DeliveryState.PENDING, due=store.now, status=500)
+    log = await store.outbox.attempts("msg_1")
+    assert [each.attempt for each in log] == list(range(3, MOST_ATTEMPTS + 3))
+    assert await store.rows("SELECT count(*) FROM outbox_attempts") == [(MOST_ATTEMPTS,)]
+
+
+async def test_pending_deliveries_of_a_key_are_counted_to_a_bound(store: Stores) -> None:
+    for number in range(3):
+        await add(store, f"msg_{number}", key_id=1)
+    await add(store, "msg_other", key_id=2)
+    await attempted(store, 1, DeliveryState.DELIVERED, id="msg_2", status=200)
+    assert await store.outbox.pending(1, most=10) == 2
+    assert await store.outbox.pending(1, most=1) == 1
+    assert await store.outbox.pending(3, most=10) == 0
 
 
 async def test_same_delivery_again_changes_nothing(store: Stores) -> None:

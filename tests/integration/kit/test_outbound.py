@@ -25,7 +25,7 @@ from aiserver.kit.outbound import (
 )
 from fakes.receiver import OK, SILENT, Received, Receiver, redirect
 from fakes.receiver import Answer as Reply
-from fakes.upstream import FakeUpstream, closed_port, raw
+from fakes.upstream import Exchange, FakeUpstream, closed_port, raw
 
 ALLOWED = Guard("127.0.0.1")
 
@@ -204,6 +204,41 @@ async def test_body_that_breaks_off_leaves_the_status(outbound: Outbound) -> Non
         fake.next("truncated")
         answer = await send(outbound, f"{fake.base_url}/")
         assert (answer.status, answer.body) == (200, b'{"half": ')
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+NOT_ITS_OWN = [
+    (b"HTTP/1.1 204 No Content\r\nContent-Length: 100\r\n\r\nabc", 204),
+    (HEAD + b"Content-Length: 0\r\n\r\nthanks", 200),
+    (HEAD + b"Content-Length: 0\r\nConnection: close\r\n\r\n\r\n\r\nHTTP/1.1 500 No\r\n\r\n", 200),
+    (HEAD + b"Content-Length: 2\r\n\r\nokay", 200),
+    (HEAD + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n", 200),
+    (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nmore", 200),
+]
+
+
+@pytest.mark.parametrize(("answer", "status"), NOT_ITS_OWN)
+@pytest.mark.parametrize("then", ["close", "keep", "reset"])
+async def test_bytes_after_an_answer_leave_its_status(
+    outbound: Outbound, answer: bytes, status: int, then: str
+) -> None:
+    async with FakeUpstream() as fake:
+        fake.next(raw(answer, then=then))
+        assert (await send(outbound, f"{fake.base_url}/")).status == status
+
+
+@pytest.mark.parametrize("cut", range(4))
+async def test_head_that_comes_in_pieces_is_read(outbound: Outbound, cut: int) -> None:
+    async def pieces(exchange: Exchange) -> None:
+        await exchange.send(HEAD + b"Content-Length: 0" + b"\r\n\r\n"[:cut])
+        await arrived.wait()
+        await exchange.send(b"\r\n\r\n"[cut:] + b"more")
+
+    arrived = asyncio.Event()
+    async with FakeUpstream() as fake:
+        fake.next(pieces)
+        asyncio.get_running_loop().call_later(0.01, arrived.set)
+        assert (await send(outbound, f"{fake.base_url}/")).status == 200
 
 
 async def test_unresolved_name_is_left_for_the_delivery() -> None:

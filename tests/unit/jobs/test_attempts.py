@@ -74,6 +74,9 @@ def test_retry_after_of_other_answers_is_ignored() -> None:
         (format_datetime(NOVEMBER - timedelta(minutes=2), usegmt=True), 0),
         (format_datetime(NOVEMBER + timedelta(days=9), usegmt=True), LONGEST_WAIT),
         ("Fri, 99 Nov 2026 99:00:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", 0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", LONGEST_WAIT),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
     ],
 )
 def test_retry_after_is_read_and_bounded(value: str | None, wait: float) -> None:

@@ -171,14 +171,45 @@ async def test_own_sink_needs_no_permission() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("https://ai.example/dummyreplyto", "https://ai.example/base/api/AdminCancelJobs"),
-        *("https://ai.example./base/v1/chat/completions", "https://ai.example:443/"),
-        "https://ai.example/base/x/../dummyreplyto",
+        *("https://ai.example/base", "https://ai.example/base/api/AdminCancelJobs"),
+        *("https://ai.example./base/v1/chat/completions", "https://AI.Example:443/base/"),
+        *("https://ai.example/base/x/../dummyreplyto", "https://ai.example/base//dummyreplyto"),
+        *(
+            "https://ai.example//base/x",
+            "https://ai.example/./base/x",
+            "https://ai.example/b%61se/x",
+        ),
+        *("https://ai.example/hooks/../base/x", "https://ai.example/hooks/%2e%2E/base/x"),
+        *("https://ai.example/hooks/..%2fbase/x", "https://ai.example/hooks%5c..%5cbase/x"),
+        *("https://ai.example/hooks/%252e%252e/base/x", "https://ai.example/base/../hooks"),
+        *("https://ai.example/base?x=/../../hooks", "https://ai.example/../base/x"),
     ],
 )
 async def test_nothing_else_of_this_server_is_called(url: str) -> None:
     with pytest.raises(InvalidRequest, match="/dummyreplyto"):
         await addresses("https://ai.example/base").admit(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://ai.example/hooks", "https://ai.example/", "https://ai.example"),
+        *(
+            "https://ai.example/dummyreplyto",
+            "https://ai.example/based/x",
+            "https://ai.example/x/base",
+        ),
+        *("https://ai.example/hooks?to=/base/x", "https://ai.example:8443/base/x"),
+    ],
+)
+async def test_rest_of_a_host_with_a_base_path_is_called(url: str) -> None:
+    assert not (await addresses("https://ai.example/base").admit(url)).own
+
+
+@pytest.mark.parametrize("path", ["", "/", "/hooks", "/hooks/../dummyreplyto", "//dummyreplyto"])
+async def test_whole_host_is_own_without_a_base_path(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="/dummyreplyto"):
+        await addresses("https://ai.example/").admit(f"https://ai.example{path}")
 
 
 def test_impossible_own_address_stops_the_start() -> None:

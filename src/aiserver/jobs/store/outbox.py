@@ -6,7 +6,13 @@ from typing import Protocol
 
 import msgspec
 
-MOST_PASSED = 500
+# Of deliveries that are due, oldest first, that one look for others goes past.
+MOST_PASSED = 10_000
+# Of receivers, beyond these; the next look goes on behind them.
+MOST_WALKED = 10_000
+# Of deliveries of busy keys to one receiver there.
+MOST_PASSED_THERE = 500
+MOST_ATTEMPTS = 100
 
 
 class DeliveryState(StrEnum):
@@ -115,7 +121,8 @@ class Outbox(Protocol):
         and `per_key` of one key, none of the receivers in `busy` and the keys in `busy_keys`. Each
         is due again `until` (ms) if nothing is heard of it, so that one process has it at a time.
 
-        Behind MOST_PASSED deliveries of busy keys to a receiver nobody else's are seen.
+        Its cost goes by what is due, to a bound, not by what waits. Behind MOST_PASSED that cannot
+        be taken the receivers have their turn by name, MOST_WALKED a call, each with its oldest.
         """
         ...
 
@@ -126,13 +133,19 @@ class Outbox(Protocol):
     async def attempted(self, attempted: Attempted) -> bool:
         """Logs an attempt and sets the delivery's state; with Delivered the job's `notified`.
 
+        Not delivered but asked for again meanwhile, it is Pending and due now. The log keeps the
+        newest MOST_ATTEMPTS.
+
         False, and no word written, when `attempt` is not the number of attempts before it plus one
         or the delivery is not Pending.
         """
         ...
 
     async def redeliver(self, id: str, *, key_id: int | None = None) -> bool:
-        """Pending and due now, whatever its state; attempts count on. False: no such delivery."""
+        """Pending and due now, whatever its state; attempts count on. False: no such delivery.
+
+        While an attempt is under way it is due at that one's end, unless that one delivers it.
+        """
         ...
 
     async def deliveries(self, filter: DeliveryFilter) -> tuple[list[Delivery], int]:
@@ -142,7 +155,11 @@ class Outbox(Protocol):
     async def delivery(self, id: str, *, key_id: int | None = None) -> Delivery | None: ...
 
     async def attempts(self, id: str) -> list[Attempt]:
-        """Oldest first."""
+        """The newest MOST_ATTEMPTS, oldest first."""
+        ...
+
+    async def pending(self, key_id: int, *, most: int) -> int:
+        """How many deliveries of a key are Pending, counted to `most`."""
         ...
 
     async def blank(self, before: int) -> int:

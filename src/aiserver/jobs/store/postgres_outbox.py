@@ -16,51 +16,75 @@ from aiserver.jobs.store import (
     DeliveryState,
     NewDelivery,
 )
+from aiserver.jobs.store.due import FEW, Found, Look, Turn, chosen
+from aiserver.jobs.store.outbox import MOST_ATTEMPTS, MOST_PASSED_THERE, MOST_WALKED
 from aiserver.jobs.store.postgres_rows import text
 from aiserver.jobs.store.postgres_turn import add_deliveries
 from aiserver.kit.clock import Clock
-from aiserver.kit.postgres import Postgres, Record
+from aiserver.kit.postgres import Postgres, Record, Transaction
 
+# While the planner does not know yet how many are due it would sort them all to see the first.
+_IN_ORDER = "SET LOCAL enable_bitmapscan = off"
+# Another process may have taken what was found a moment ago.
+_TRIES = 3
 _COLUMNS = ", ".join(DELIVERY_COLUMNS)
 _BODILESS = ", ".join("NULL AS body" if name == "body" else name for name in DELIVERY_COLUMNS)
 _STATE = DELIVERY_COLUMNS.index("state")
 _BODY = DELIVERY_COLUMNS.index("body")
+_DUE = """
+SELECT due, id, key_id, receiver FROM (
+  SELECT *, row_number() OVER (PARTITION BY receiver ORDER BY due, id) AS place FROM (
+    SELECT due, id, key_id, receiver FROM outbox
+    WHERE state = 'Pending' AND due <= $1 ORDER BY due, id LIMIT {window}) d
+  WHERE receiver <> ALL($2::text[]) AND key_id <> ALL($3::int[])) p
+WHERE place <= $4 ORDER BY due, id LIMIT {most}"""
+_DUE_FEW = _DUE.format(window=FEW, most=MOST_ROWS)
+_DUE_MANY = _DUE.format(window=MOST_PASSED, most=MOST_ROWS)
+_MORE = """
+SELECT 1 FROM outbox WHERE state = 'Pending' AND due <= $1
+ORDER BY due, id LIMIT 1 OFFSET {passed}"""
+_MORE_THAN_FEW = _MORE.format(passed=FEW)
+_MORE_THAN_MANY = _MORE.format(passed=MOST_PASSED)
 # A step for each receiver, however many deliveries wait for it.
-_TAKE = """
-WITH RECURSIVE receivers (name) AS (
-  (SELECT receiver FROM outbox WHERE state = 'Pending' ORDER BY receiver LIMIT 1)
+_WALK = f"""
+WITH RECURSIVE walk (receiver, place, due, key_id) AS (
+  (SELECT receiver, 1, due, key_id FROM outbox
+    WHERE state = 'Pending' AND receiver > $1 ORDER BY receiver, due, id LIMIT 1)
   UNION ALL
-  SELECT n.receiver FROM receivers r CROSS JOIN LATERAL (
-    SELECT receiver FROM outbox WHERE state = 'Pending' AND receiver > r.name
-    ORDER BY receiver LIMIT 1) n
-), found AS (
-  SELECT d.* FROM receivers r CROSS JOIN LATERAL (
-    SELECT id, due, key_id FROM {source}
-    WHERE state = 'Pending' AND receiver = r.name AND due <= $1 AND key_id <> ALL($6::int[])
-    ORDER BY due, id LIMIT $2 FOR UPDATE OF outbox SKIP LOCKED) d
-  WHERE r.name <> ALL($3::text[])
-), chosen AS (
-  SELECT id, due FROM (
-    SELECT *, row_number() OVER (PARTITION BY key_id ORDER BY due, id) AS n FROM found) f
-  WHERE n <= $7 ORDER BY due, id LIMIT $4
-), taken AS (
-  UPDATE outbox o SET due = $5 FROM chosen c WHERE o.id = c.id RETURNING {theirs}, c.due AS was
+  SELECT n.receiver, w.place + 1, n.due, n.key_id FROM walk w CROSS JOIN LATERAL (
+    SELECT receiver, due, key_id FROM outbox
+    WHERE state = 'Pending' AND receiver > w.receiver ORDER BY receiver, due, id LIMIT 1) n
+  WHERE w.place < {MOST_WALKED}
 )
-SELECT {columns} FROM taken ORDER BY was, id"""
-_FEW = f"""(SELECT id FROM outbox WHERE state = 'Pending' AND receiver = r.name AND due <= $1
-  ORDER BY due, id LIMIT {MOST_PASSED}) few JOIN outbox USING (id)"""
-_THEIRS = ", ".join(f"o.{name}" for name in DELIVERY_COLUMNS)
-_TAKE_FIRST = _TAKE.format(source="outbox", theirs=_THEIRS, columns=_COLUMNS)
-_TAKE_PAST_BUSY = _TAKE.format(source=_FEW, theirs=_THEIRS, columns=_COLUMNS)
+SELECT receiver, place, due, key_id FROM walk
+WHERE (due <= $2 AND receiver <> ALL($3::text[])) OR place = {MOST_WALKED} ORDER BY place"""
+_THERE = f"""
+SELECT d.due, d.id, d.key_id, d.receiver FROM unnest($1::text[]) r (name) CROSS JOIN LATERAL (
+  SELECT due, id, key_id, receiver FROM (
+    SELECT due, id, key_id, receiver FROM outbox
+    WHERE state = 'Pending' AND receiver = r.name AND due <= $2
+    ORDER BY due, id LIMIT {MOST_PASSED_THERE}) few
+  WHERE key_id <> ALL($3::int[]) ORDER BY due, id LIMIT $4) d
+ORDER BY d.due, d.id"""
+_TAKE = f"""
+UPDATE outbox SET due = $1, under_way = 0 WHERE id IN (
+  SELECT id FROM outbox WHERE id = ANY($2::text[]) AND state = 'Pending' AND due <= $3
+  FOR UPDATE SKIP LOCKED)
+RETURNING {_COLUMNS}"""
 _NEXT = "SELECT min(due) FROM outbox WHERE state = 'Pending'"
-_ATTEMPTED = """
+_AGAIN_SINCE = "under_way = 1 AND $3 <> 'Delivered'"
+_ATTEMPTED = f"""
 WITH tried AS (
-  UPDATE outbox SET attempt = $2, state = $3, due = $4, last_status = $5, last_error = $6,
-    delivered = $7
+  UPDATE outbox SET attempt = $2, last_status = $5, last_error = $6, delivered = $7,
+    under_way = NULL, state = CASE WHEN {_AGAIN_SINCE} THEN 'Pending' ELSE $3 END,
+    due = CASE WHEN {_AGAIN_SINCE} THEN $10::bigint ELSE $4 END
   WHERE id = $1 AND attempt = $2 - 1 AND state = 'Pending' RETURNING id, job_id
 ), logged AS (
   INSERT INTO outbox_attempts (delivery_id, attempt, at, duration_ms, status, error)
   SELECT id, $2, $8, $9, $5, $6 FROM tried
+), cut AS (
+  DELETE FROM outbox_attempts a USING tried t
+  WHERE a.delivery_id = t.id AND a.attempt <= $2 - {MOST_ATTEMPTS}
 ), live AS (
   UPDATE jobs j SET notified = $7 FROM tried t WHERE j.id = t.job_id AND $7::bigint IS NOT NULL
 ), kept AS (
@@ -68,13 +92,19 @@ WITH tried AS (
   WHERE s.id = t.job_id AND $7::bigint IS NOT NULL
 )
 SELECT 1 FROM tried"""
-_AGAIN = """
-UPDATE outbox SET state = 'Pending', due = $1
+_UNDER_WAY = "state = 'Pending' AND under_way IS NOT NULL AND due > $1"
+_AGAIN = f"""
+UPDATE outbox SET state = 'Pending',
+  due = CASE WHEN {_UNDER_WAY} THEN due ELSE $1 END,
+  under_way = CASE WHEN {_UNDER_WAY} THEN 1 END
 WHERE id = $2 AND ($3::bigint IS NULL OR key_id = $3)"""
 _ONE = f"SELECT {_COLUMNS} FROM outbox WHERE id = $1 AND ($2::bigint IS NULL OR key_id = $2)"
-_ATTEMPTS = """
+_ATTEMPTS = f"""
 SELECT attempt, at, duration_ms, status, error FROM outbox_attempts
-WHERE delivery_id = $1 ORDER BY attempt"""
+WHERE delivery_id = $1 ORDER BY attempt DESC LIMIT {MOST_ATTEMPTS}"""
+_PENDING = """
+SELECT count(*) FROM (
+  SELECT 1 FROM outbox WHERE state = 'Pending' AND key_id = $1 LIMIT $2) p"""
 # The column takes no NULL; no callback has an empty body.
 _BLANK = f"""
 UPDATE outbox SET body = '' WHERE id IN (
@@ -97,6 +127,7 @@ class PostgresOutbox:
     def __init__(self, database: Postgres, clock: Clock) -> None:
         self._db = database
         self._clock = clock
+        self._turn = Turn()
 
     async def add(self, delivery: NewDelivery) -> None:
         async with self._db.transaction() as transaction:
@@ -112,17 +143,20 @@ class PostgresOutbox:
         busy: Collection[str] = (),
         busy_keys: Collection[int] = (),
     ) -> list[Delivery]:
-        now = self._now()
-        due = await self.next_due()
-        if due is None or due > now:
-            return []
         most = max(0, min(most, MOST_ROWS))
-        names, keys = [text(name) for name in busy], list(busy_keys)
         each = max(0, min(per_receiver, most))
-        of_key = most if per_key is None else max(0, min(per_key, most))
-        sql = _TAKE_PAST_BUSY if keys else _TAKE_FIRST
-        rows = await self._db.rows(sql, now, each, names, most, until, keys, of_key)
-        return [_delivery(row) for row in rows]
+        names = [text(name) or "" for name in busy]
+        for _ in range(_TRIES):
+            look = Look(self._now(), most, each, per_key, names, list(busy_keys))
+            async with self._db.transaction(_IN_ORDER) as transaction:
+                ids = chosen(await self._due(transaction, look), look)
+                rows = await transaction.rows(_TAKE, until, ids, look.now) if ids else []
+            if not ids:
+                break
+            if rows:
+                order = {id: place for place, id in enumerate(ids)}
+                return sorted(map(_delivery, rows), key=lambda delivery: order[delivery.id])
+        return []
 
     async def next_due(self) -> int | None:
         [row] = await self._db.read(_NEXT)
@@ -132,7 +166,7 @@ class PostgresOutbox:
         new, now = attempted, self._now()
         arrived = now if new.state is DeliveryState.DELIVERED else None
         what = (new.attempt, new.state.value, new.due or now, new.status, text(new.error), arrived)
-        return bool(await self._db.rows(_ATTEMPTED, new.id, *what, new.at, new.duration_ms))
+        return bool(await self._db.rows(_ATTEMPTED, new.id, *what, new.at, new.duration_ms, now))
 
     async def redeliver(self, id: str, *, key_id: int | None = None) -> bool:
         return await self._db.execute(_AGAIN, self._now(), text(id), key_id) > 0
@@ -162,7 +196,12 @@ class PostgresOutbox:
         return _delivery(rows[0]) if rows else None
 
     async def attempts(self, id: str) -> list[Attempt]:
-        return [Attempt(*row) for row in await self._db.read(_ATTEMPTS, text(id))]
+        rows = await self._db.read(_ATTEMPTS, text(id))
+        return [Attempt(*row) for row in reversed(rows)]
+
+    async def pending(self, key_id: int, *, most: int) -> int:
+        [row] = await self._db.read(_PENDING, key_id, most)
+        return row[0]
 
     async def blank(self, before: int) -> int:
         return await self._db.execute(_BLANK, before)
@@ -170,6 +209,21 @@ class PostgresOutbox:
     async def prune(self, before: int) -> int:
         [row] = await self._db.rows(_PRUNE, before)
         return int(row[0])
+
+    async def _due(self, transaction: Transaction, look: Look) -> list[Found]:
+        async def found(sql: str, *values: Any) -> list[Found]:
+            return [tuple(row) for row in await transaction.rows(sql, *values)]
+
+        seen = (look.now, look.busy, look.busy_keys, look.per_receiver)
+        for due, more in ((_DUE_FEW, _MORE_THAN_FEW), (_DUE_MANY, _MORE_THAN_MANY)):
+            rows = await found(due, *seen)
+            if rows or not await found(more, look.now):
+                return rows
+        walked = await found(_WALK, self._turn.after, look.now, look.busy)
+        names = self._turn.receivers(walked, look)
+        return (
+            await found(_THERE, names, look.now, look.busy_keys, look.per_receiver) if names else []
+        )
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
