@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from aiserver.kit import log
+from aiserver.kit.db import StorageError
 
 _log = log.get("background")
 _AGAIN_SECONDS = 1.0
@@ -43,6 +44,8 @@ class Background:
             while True:
                 try:
                     await loop()
+                except StorageError as error:
+                    _log.warning("loop_failed", loop=name, reason=str(error))
                 except Exception:  # a loop must outlive whatever one round of it met
                     _log.exception("loop_failed", loop=name)
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aiserver.contract.binding import binder_of
-from aiserver.contract.errors import ApiError, Conflict, Forbidden, InvalidRequest
+from aiserver.contract.errors import ApiError, Forbidden, InvalidRequest
 from aiserver.contract.operation import Answer, Call, Handler, Operation, WithHeaders
 from aiserver.contract.twins import Members, Wishes, split
 from aiserver.jobs.job import NewJob
@@ -26,13 +26,6 @@ class Place(NamedTuple):
 
     model: str = ""
     provider: str = ""
-
-
-class _Hashes(NamedTuple):
-    """Of a call: `whole` with its operation; rows of older servers have that of `members` alone."""
-
-    whole: bytes
-    members: bytes
 
 
 _STREAMED = ("stream", "stream_options")
@@ -83,7 +76,7 @@ class QueueHandlers:
         if original is None:
             raise ApiError(f"{call.operation.name} queues no operation.")
         members, wishes = split(request, call.members)
-        hashed = _hashes(original, call.members, asked)
+        hashed = _hash(original, call.members, asked)
         accepted = await self._accepted(original, members, call, wishes, asked, hashed)
         answer = acknowledgement(
             call.operation,
@@ -102,7 +95,7 @@ class QueueHandlers:
         answer: EarlyAnswer | None = None,
     ) -> Accepted:
         """Stores a call of an operation that was not made through its twin. Raises ApiError."""
-        wishes, hashed = _wishes_in(members), _hashes(original, members, asked)
+        wishes, hashed = _wishes_in(members), _hash(original, members, asked)
         # The answer is stored whole; who wants a stream is told it as one.
         members = {name: value for name, value in members.items() if name not in _STREAMED}
         return await self._accepted(original, members, call, wishes, asked, hashed, answer)
@@ -114,44 +107,33 @@ class QueueHandlers:
         call: Call,
         wishes: Wishes,
         asked: Asked,
-        hashes: _Hashes | None,
+        body_hash: bytes | None,
         answer: EarlyAnswer | None = None,
     ) -> Accepted:
         call.trace.tag = wishes.tag
-        body_hash = None if hashes is None else hashes.whole
         try:
             job = await self._job(original, members, call, wishes, asked, body_hash)
-            return await self._stored(job, call, answer)
         except Forbidden:
             raise
         except ApiError:
             # What was taken once is answered again, though its model or its time may be over.
-            first = await self._first(original, call, asked, hashes)
+            first = await self._first(call, asked, body_hash)
             if first is None:
                 raise
             return first
+        return await self._stored(job, call, answer)
 
-    async def _first(
-        self, original: Operation, call: Call, asked: Asked, hashes: _Hashes | None
-    ) -> Accepted | None:
+    async def _first(self, call: Call, asked: Asked, body_hash: bytes | None) -> Accepted | None:
         """The job of a call that is repeated, found without looking at what it asks for."""
-        if asked.idempotency_key is None or hashes is None:
+        if asked.idempotency_key is None or body_hash is None:
             return None
-        try:
-            first = await self._replay(call, asked.idempotency_key, hashes.whole)
-        except Conflict:
-            first = await self._replay(call, asked.idempotency_key, hashes.members)
-            job = None if first is None else await self._queue.store.find(id=first.id)
-            if job is None or job.operation != original.name:
-                raise
+        if self._uploads is not None:
+            body_hash = await self._uploads.body_hash(body_hash, call.files)
+        key_id = call.caller.key_id or 0
+        first = await self._queue.store.replay(key_id, asked.idempotency_key, body_hash)
         if first is not None:
             call.trace.ref_id = first.ref_id
         return first
-
-    async def _replay(self, call: Call, key: str, body_hash: bytes) -> Accepted | None:
-        if self._uploads is not None:
-            body_hash = await self._uploads.body_hash(body_hash, call.files)
-        return await self._queue.store.replay(call.caller.key_id or 0, key, body_hash)
 
     async def _job(
         self,
@@ -220,10 +202,9 @@ def replayed(accepted: Accepted) -> tuple[tuple[bytes, bytes], ...]:
     return (_REPLAYED,) if accepted.replayed else ()
 
 
-def _hashes(original: Operation, members: Members, asked: Asked) -> _Hashes | None:
+def _hash(original: Operation, members: Members, asked: Asked) -> bytes | None:
     """Of what was asked, however its members were ordered, where it must be told apart."""
     if asked.idempotency_key is None:
         return None
     said = msgspec.json.encode(members, order="sorted")
-    whole = hashlib.sha256(original.name.encode() + b"\n" + said)
-    return _Hashes(whole.digest(), hashlib.sha256(said).digest())
+    return hashlib.sha256(original.name.encode() + b"\n" + said).digest()

@@ -1,7 +1,6 @@
 """Chats that are queued: stored, done by their operation's own handler, asked after, called back."""
 
 import asyncio
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from aiserver.contract.caller import ADMINISTRATOR
 from aiserver.contract.errors import ApiError
 from aiserver.contract.operation import Call, operation_of
 from aiserver.jobs.status_operations import OWN_STATUS
-from aiserver.kit.tables import Statement
 from aiserver.work.deferred import manner_of
 from fakes.calls import ended_call
 from fakes.load import PacedUpstream
@@ -527,25 +525,6 @@ async def test_key_used_for_another_queued_call_is_a_conflict(serving: TestGatew
     ]
     assert [reply.status for reply in replies] == [200, 409, 200]
     assert replies[0].json() == replies[2].json()
-
-
-async def test_calls_of_an_older_server_are_known_by_their_keys(
-    serving: TestGateway, upstream: FakeUpstream
-) -> None:
-    once = {"Idempotency-Key": "op-3"}
-    first = await serving.call("POST", "/v1/chat/completions", EITHER, headers=once)
-    said = hashlib.sha256(msgspec.json.encode(EITHER, order="sorted")).digest()
-    update = Statement("UPDATE jobs SET body_hash = ?", (said,))
-    await serving.app._data.engine.tables.write(update)
-    again = await serving.call("POST", "/v1/chat/completions", EITHER, headers=once)
-    assert (again.status, again.body) == (200, first.body)
-    assert again.headers["idempotency-replayed"] == "true"
-    for path, body in (
-        ("/api/OllamaGeneration", EITHER),
-        ("/v1/chat/completions", {**EITHER, "n": 1}),
-    ):
-        assert (await serving.call("POST", path, body, headers=once)).status == 409
-    assert upstream.received.count == 1
 
 
 async def refused(gateway: TestGateway, members: dict[str, Any], key: str) -> ApiError:
