@@ -62,7 +62,7 @@ async def test_what_is_planned_meanwhile_is_looked_for(
     queue.answers.append(due_in(clock, 1_999))
     await sweeper.round()
     sweeper.planned()
-    await asyncio.wait_for(sweeper.soon.wait(), 1)
+    await asyncio.wait_for(sweeper.soon.wait(), 1.5)
 
 
 async def test_round_does_all_that_is_due(sweeper: Sweeper, queue: Rounds) -> None:
