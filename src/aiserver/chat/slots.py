@@ -1,8 +1,6 @@
 """Room for chats that were queued: a slot of a provider, taken before their job is claimed."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from aiserver.chat.handlers import check, permitted
@@ -13,10 +11,7 @@ from aiserver.contract.errors import ApiError
 from aiserver.contract.operation import Call
 from aiserver.contract.trace import Trace
 from aiserver.providers.pool import Lease, NobodyLeft, ProviderPool
-from aiserver.providers.waiting import Waiter
-
-# A model, and the provider that is wished for, if any.
-Wanted = tuple[str, str]
+from aiserver.providers.standing import Wanted
 
 
 class ChatSlot:
@@ -49,57 +44,26 @@ class ChatSlots:
 
     def __init__(self, pool: ProviderPool) -> None:
         self._pool = pool
-        self._standing: dict[Wanted, Waiter] = {}
-        self._kept: dict[Wanted, Lease] = {}
+        self._standing = pool.standing()
 
     def reserve(self, model: str, provider: str) -> ChatSlot | None:
         """None while every provider of the model is busy or out of service, or not known here.
 
         Who is not known may be known in a moment, here or to another process.
         """
-        kept = self._kept.pop((model, provider), None)
-        if kept is not None:
-            return ChatSlot(kept)
         try:
-            lease = self._pool.choose(model, provider=provider or None)
+            lease = self._standing.take((model, provider)) or self._pool.choose(
+                model, provider=provider or None
+            )
         except (ApiError, NobodyLeft):
             return None
         return None if lease is None else ChatSlot(lease)
 
     def watch(self, names: Sequence[Wanted], freed: Callable[[], None]) -> None:
-        """`freed` is called once, when the turn of one of these came or providers changed."""
-        while self._kept:
-            self._kept.popitem()[1].release()
-        for name in self._standing.keys() - set(names):
-            self._pool.leave(self._standing.pop(name))
-        if not names:
-            return
-        self._pool.when_better(freed)
-        for name in names:
-            if name not in self._standing:
-                self._stand(name, freed)
-
-    def _stand(self, name: Wanted, freed: Callable[[], None]) -> None:
-        model, provider = name
-        beside = self._standing.values()
-        waiter = self._pool.stand(model, provider=provider or None, beside=beside)
-        if waiter is not None:
-            self._standing[name] = waiter
-            waiter.turn.add_done_callback(partial(self._turn, name, waiter, freed))
-
-    def _turn(
-        self,
-        name: Wanted,
-        waiter: Waiter,
-        freed: Callable[[], None],
-        turn: "asyncio.Future[Lease]",
-    ) -> None:
-        if self._standing.get(name) is not waiter:
-            return
-        del self._standing[name]
-        if turn.exception() is None:
-            self._kept[name] = turn.result()
-        freed()
+        """`freed` is called once, when one of these had its turn or providers changed."""
+        self._standing.watch(names, freed)
+        if names:
+            self._pool.when_better(freed)
 
     def places(self) -> dict[str, Callable[[Any, Call], tuple[str, str]]]:
         """What says where a queued call may run, by the name of its operation."""

@@ -205,7 +205,7 @@ class _Rows:
     async def add(self, row: SealedSecrets) -> SealedSecrets:
         """Keeps this row unless its key has one; the row that is there then."""
         insert = (
-            f"INSERT INTO callback_secrets ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
+            f"INSERT INTO callback_secrets ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - a constant
             " ON CONFLICT (key_id) DO NOTHING"
         )
         await self._tables.write(Statement(insert, msgspec.structs.astuple(row)))

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
-from aiserver.contract.errors import ApiError, TooBusy
+from aiserver.contract.errors import TooBusy
 from aiserver.kit import log
 from aiserver.kit.clock import Clock, SystemClock
 from aiserver.providers.choice import Candidate, NobodyLeft, choose
 from aiserver.providers.health import FailureKind, Health, State
 from aiserver.providers.lease import Lease, Slots
 from aiserver.providers.names import Names, mapped_models, served_models
+from aiserver.providers.standing import Standing
 from aiserver.providers.store import Provider, ProviderStore
 from aiserver.providers.waiting import Line, Waiter
 
@@ -159,28 +160,9 @@ class ProviderPool:
         """`tell` is called once, when a provider changes."""
         self._tell_better = tell
 
-    def stand(
-        self, model: str, *, provider: str | None = None, beside: Collection[Waiter]
-    ) -> Waiter | None:
-        """A place in the line for a slot, until its `turn` or `leave`.
-
-        None where nobody serves the model, or where those `beside` it wait for all who do.
-        """
-        waiter = Waiter(model, provider, ())
-        try:
-            places = self._places(waiter)
-        except ApiError:
-            return None
-        if {each for other in beside for each in other.at}.issuperset(places):
-            return None
-        self._line.join(waiter)
-        return waiter
-
-    def leave(self, waiter: Waiter) -> None:
-        """Gives the place up, and the slot if it was its turn."""
-        self._line.leave(waiter)
-        waiter.turn.cancel()
-        _pass_on(waiter)
+    def standing(self) -> Standing:
+        """For work that stands in the line without a task that waits."""
+        return Standing(self._line, self._places)
 
     async def acquire(
         self,
@@ -202,14 +184,14 @@ class ProviderPool:
             async with asyncio.timeout(wait):
                 return await waiter.turn
         except TimeoutError:
-            _pass_on(waiter)
+            waiter.give_up()
             raise TooBusy(
                 f"Every provider of {model} is busy; no slot was free within {wait:g} s. "
                 "Try again later, or raise the provider's concurrency.",
                 retry_after=5,
             ) from None
         except asyncio.CancelledError:
-            _pass_on(waiter)
+            waiter.give_up()
             raise
         finally:
             self._line.leave(waiter)
@@ -293,10 +275,3 @@ class ProviderPool:
         tell, self._tell_better = self._tell_better, None
         if tell is not None:
             tell()
-
-
-def _pass_on(waiter: Waiter) -> None:
-    """A slot that came too late goes to the next in line."""
-    turn = waiter.turn
-    if turn.done() and not turn.cancelled() and turn.exception() is None:
-        turn.result().release()

@@ -19,6 +19,12 @@ class Waiter:
         self.turn: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.at: list[Candidate] = []
 
+    def give_up(self) -> None:
+        """A slot that came too late goes to the next in line."""
+        self.turn.cancel()
+        if not self.turn.cancelled() and self.turn.exception() is None:
+            self.turn.result().release()
+
 
 class Line:
     """A slot goes straight to the caller that has waited longest of those who can use it.

@@ -27,8 +27,7 @@ ASKED: dict[str, Any] = {
 
 
 async def put(gateway: TestGateway, request: Any = ASKED, **more: Any) -> Reply:
-    key = more.pop("key", None)
-    keyed = {"key": key} if key else {}
+    keyed = {name: more.pop(name) for name in ("key", "headers") if more.get(name)}
     body = {"request": request, **more}
     return await gateway.call("POST", "/api/QueueOpenAiChatCompletion", body, **keyed)
 
@@ -119,6 +118,48 @@ async def test_provider_never_runs_more_jobs_than_it_has_slots(
         jobs = [await ended(gateway, f"n{number}") for number in range(8)]
         assert {job["jobState"] for job in jobs} == {"Completed"}
         assert upstream.most_running == 2
+
+
+async def test_urgent_job_of_another_model_passes_those_that_wait(gateway: TestGateway) -> None:
+    async with PacedUpstream() as upstream:
+        upstream.gate.clear()
+        models = [{"model": "fake-model"}, {"model": "other"}]
+        await gateway.provider("one", upstream.base_url, concurrency=1, models=models)
+        for number in range(4):
+            assert (await put(gateway, refId=f"n{number}")).status == 200
+        urgent = {**ASKED, "model": "other"}
+        assert (await put(gateway, urgent, refId="u", headers={"Job-Priority": "5"})).status == 200
+        upstream.gate.set()
+        for ref_id in ("n0", "n1", "n2", "n3", "u"):
+            await ended(gateway, ref_id)
+        assert [request.json()["model"] for request in upstream.requests][:3] == [
+            "fake-model",
+            "other",
+            "fake-model",
+        ]
+
+
+async def test_direct_calls_without_end_do_not_keep_a_job_out(gateway: TestGateway) -> None:
+    async with PacedUpstream() as upstream:
+        upstream.gate.clear()
+        await gateway.provider("one", upstream.base_url, concurrency=1)
+        stop = asyncio.Event()
+
+        async def caller() -> None:
+            while not stop.is_set():
+                assert (await gateway.call("POST", "/v1/chat/completions", ASKED)).status == 200
+
+        callers = [asyncio.create_task(caller()) for _ in range(3)]
+        await upstream.started.reach(1)
+        await put(gateway, refId="queued")
+        upstream.gate.set()
+        try:
+            async with asyncio.timeout(10):
+                job = await ended(gateway, "queued")
+        finally:
+            stop.set()
+            await asyncio.gather(*callers)
+        assert job["jobState"] == "Completed"
 
 
 async def test_cancelled_job_stops_at_its_upstream(

@@ -66,6 +66,38 @@ async def test_jobs_of_one_provider_stand_in_line_as_one() -> None:
     assert pool.waiting == 1
 
 
+async def test_more_urgent_job_has_the_turn_that_another_stood_for() -> None:
+    pool = pool_of(provider(1, "a", "b", concurrency=1))
+    lease = pool.choose("a")
+    assert lease is not None
+    job = Job(pool, A)
+    assert job.look() == 0
+    direct = asyncio.create_task(pool.acquire("a", wait=10))
+    await asyncio.sleep(0)
+    job.names = [B, A]
+    assert job.look() == 0
+    lease.release()
+    await job.turn()
+    assert job.slots.reserve(*A) is None
+    slot = job.slots.reserve(*B)
+    assert slot is not None
+    slot.release()
+    (await direct).release()
+
+
+async def test_job_of_another_provider_stands_beside() -> None:
+    pool = pool_of(provider(1, "a", concurrency=1), provider(2, "b", concurrency=1))
+    held = [pool.choose(model) for model in ("a", "b")]
+    job = Job(pool, A, B)
+    assert (job.look(), pool.waiting) == (0, 2)
+    for lease, name in zip(held, ("b", "a"), strict=True):
+        assert lease is not None
+        lease.release()
+        await job.turn()
+        assert job.look() == 1
+        job.names = [(name, "")]
+
+
 async def test_slot_that_nobody_wants_any_more_is_given_back() -> None:
     pool = pool_of(provider(1, "a", concurrency=1))
     for told in (True, False):
