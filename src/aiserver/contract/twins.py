@@ -67,6 +67,12 @@ def twins_of(requests: Iterable[Request]) -> list[Request]:
     return [twin for request in requests if (twin := twin_of(request)) is not None]
 
 
+def statuses_of(twins: Iterable[Request]) -> dict[str, str]:
+    """By the name of an operation, the call that tells of its jobs."""
+    originals = [operation_of(twin).queues for twin in twins]
+    return {each.name: each.queued.status for each in originals if each and each.queued}
+
+
 def split(request: msgspec.Struct, members: Members) -> Split:
     """The two halves of what is queued. `members` are as sent, and stay as they are."""
     original = operation_of(type(request)).queues

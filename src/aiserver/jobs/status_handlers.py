@@ -1,6 +1,6 @@
 """Answers what callers ask of their jobs."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
 from typing import TypeVar
@@ -28,7 +28,6 @@ from aiserver.jobs.shown import (
     unknown,
 )
 from aiserver.jobs.status_operations import (
-    OWN_STATUS,
     CancelJob,
     CancelJobResponse,
     GetArtifactGenerationStatus,
@@ -50,7 +49,7 @@ T = TypeVar("T", ArtifactOutput, TextOutput)
 
 
 class StatusHandlers:
-    """`answer_of` names what an operation answers.
+    """`answer_of` names what an operation answers, `statuses` which call tells of its jobs.
 
     A wait for a job lasts `wait` seconds at most, a stream of its events `listen`. `links` signs
     the addresses of results.
@@ -64,6 +63,7 @@ class StatusHandlers:
         answer_of: AnswerOf = unknown,
         wait: float = LONGEST_WAIT,
         listen: float = MOST_SECONDS,
+        statuses: Mapping[str, str] | None = None,
         links: Links | None = None,
     ) -> None:
         self._queue = queue
@@ -71,6 +71,7 @@ class StatusHandlers:
         self._answer_of = answer_of
         self._wait = wait
         self._listen = listen
+        self._statuses = statuses or {}
         self._links = links
 
     def handlers(self) -> dict[type[msgspec.Struct], Handler]:
@@ -86,7 +87,7 @@ class StatusHandlers:
     async def artifacts(
         self, request: GetArtifactGenerationStatus, call: Call
     ) -> GetArtifactGenerationStatusResponse:
-        job = await job_told_by(self._queue, call, request)
+        job = await job_told_by(self._queue, call, request, self._statuses)
         results = _results(job, ArtifactOutput)
         for output in results or ():
             if self._links is not None and output.url is not None:
@@ -103,7 +104,7 @@ class StatusHandlers:
     async def texts(
         self, request: GetTextGenerationStatus, call: Call
     ) -> GetTextGenerationStatusResponse:
-        job = await job_told_by(self._queue, call, request)
+        job = await job_told_by(self._queue, call, request, self._statuses)
         return GetTextGenerationStatusResponse(
             job_id=job.id,
             ref_id=job.ref_id,
@@ -167,11 +168,13 @@ class StatusHandlers:
         )
 
 
-async def job_told_by(queue: Queue, call: Call, request: StatusRequest) -> Job:
+async def job_told_by(
+    queue: Queue, call: Call, request: StatusRequest, statuses: Mapping[str, str]
+) -> Job:
     """The job that this status call names. Raises NotFound, also where another call tells of it."""
     job = await asked_for(queue, call, id=request.job_id, ref_id=request.ref_id)
-    own = OWN_STATUS.get(job.operation)
-    calls = _OF_RESULTS if own is None else (own,)
+    own = statuses.get(job.operation, _OF_RESULTS[0])
+    calls = _OF_RESULTS if own in _OF_RESULTS else (own,)
     if call.operation.name not in calls:
         raise NotFound(
             f"Job not found. This one is of {job.operation}; ask for it by {' or '.join(calls)}."

@@ -15,11 +15,6 @@ from aiserver.jobs.records import (
     TextOutput,
 )
 
-# Operations whose jobs answer something else than results, and what tells of these jobs.
-OWN_STATUS = {
-    "OpenAiChatCompletion": "GetOpenAiChatStatus",
-    "OllamaGeneration": "GetOllamaGenerationStatus",
-}
 # 0 is how typed clients say nothing where the contract has no null.
 JobId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 RefId = Annotated[str, Meta(max_length=200)]

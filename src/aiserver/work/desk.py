@@ -1,6 +1,6 @@
 """Joins what queued work is made of: the store, who runs it, and who tells of its end."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import msgspec
 from aiserver.contract.caller import Caller
 from aiserver.contract.operation import Handler
 from aiserver.contract.registry import Registry
+from aiserver.contract.twins import statuses_of
 from aiserver.files.store import FileStore
 from aiserver.jobs.admin_handlers import AdminHandlers
 from aiserver.jobs.callback_handlers import CallbackHandlers
@@ -105,7 +106,7 @@ class Desk:
 
     def handlers(
         self,
-        twins: Iterable[type[msgspec.Struct]],
+        twins: Sequence[type[msgspec.Struct]],
         places: Mapping[str, Placing],
         tellings: Mapping[str, Telling],
     ) -> dict[type[msgspec.Struct], Handler]:
@@ -122,7 +123,7 @@ class Desk:
         self.deferred = Deferred(self.queue, queued, tellings, links=self._links)
         rooms = (
             queued,
-            StatusHandlers(self.queue, self._clock, links=self._links),
+            StatusHandlers(self.queue, self._clock, statuses=statuses_of(twins), links=self._links),
             AdminHandlers(
                 self.queue, self._running, self.schedule, self._clock, tell=self._tell_progress
             ),

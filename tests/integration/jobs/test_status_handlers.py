@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from aiserver.chat.ollama_operations import OllamaGeneration
+from aiserver.chat.operations import OpenAiChatCompletion
 from aiserver.chat.status_handlers import ChatStatusHandlers
 from aiserver.chat.status_operations import GetOllamaGenerationStatus, GetOpenAiChatStatus
 from aiserver.contract.caller import ADMINISTRATOR, Caller
@@ -21,6 +23,7 @@ from aiserver.contract.errors import (
     UpstreamTimedOut,
 )
 from aiserver.contract.operation import JsonBytes
+from aiserver.contract.twins import statuses_of, twins_of
 from aiserver.jobs.job import (
     LARGEST_ID,
     Cancelled,
@@ -68,7 +71,8 @@ def queue(store: Stores) -> Queue:
 
 @pytest.fixture
 def room(queue: Queue, store: Stores) -> StatusHandlers:
-    return StatusHandlers(queue, store.clock, wait=0.05)
+    chats = statuses_of(twins_of((OpenAiChatCompletion, OllamaGeneration)))
+    return StatusHandlers(queue, store.clock, wait=0.05, statuses=chats)
 
 
 @pytest.fixture

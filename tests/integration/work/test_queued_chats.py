@@ -11,7 +11,6 @@ from aiserver.chat.operations import OpenAiChatCompletion
 from aiserver.contract.caller import ADMINISTRATOR
 from aiserver.contract.errors import ApiError
 from aiserver.contract.operation import Call, operation_of
-from aiserver.jobs.status_operations import OWN_STATUS
 from aiserver.work.deferred import manner_of
 from fakes.calls import ended_call
 from fakes.load import PacedUpstream
@@ -633,17 +632,3 @@ async def test_status_of_another_operations_job_names_the_right_call(
             reply = await serving.call("GET", f"/api/{name}?refId={ref}")
             assert reply.status == (200 if name == own else 404), reply.body
             assert name == own or own in reply.problem()["message"]
-
-
-async def test_every_operation_that_queues_has_a_status_call_that_tells_of_it(
-    serving: TestGateway,
-) -> None:
-    """What answers results is told of by those two, what does not by a call of its own."""
-    own = {
-        operation.name: operation.queued.status
-        for operation in serving.app.gateway._registry
-        if operation.queued is not None
-        and operation.queued.status
-        not in ("GetArtifactGenerationStatus", "GetTextGenerationStatus")
-    }
-    assert own == OWN_STATUS
