@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from aiserver.kit import background as background_module
 from aiserver.kit.background import Background
@@ -14,7 +15,6 @@ from aiserver.kit.db import StorageError
 )
 async def test_loop_goes_on_after_a_failure(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     failure: Exception,
     traceback: bool,
 ) -> None:
@@ -26,11 +26,12 @@ async def test_loop_goes_on_after_a_failure(
             raise failures.pop()
         again.set()
 
-    background.every(0, "upkeep", step)
-    await asyncio.wait_for(again.wait(), 10)
-    await background.stop()
-    said = capsys.readouterr().out
-    assert ("loop_failed" in said, "Traceback" in said) == (True, traceback)
+    with capture_logs() as said:
+        background.every(0, "upkeep", step)
+        await asyncio.wait_for(again.wait(), 10)
+        await background.stop()
+    [line] = said
+    assert (line["event"], "exc_info" in line) == ("loop_failed", traceback)
 
 
 async def test_pause_ends_when_the_next_round_is_wanted_soon() -> None:
