@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ _LONGEST_PAUSE = 1.0
 _ALIVE_SECONDS = 30.0
 _CACHED_STATEMENTS = 200
 _TRIES = 3
+_LONGEST_PAUSE, _chance = 0.2, random.random
 
 _CUT = (OSError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 TROUBLE = (asyncpg.PostgresError, *_CUT)
@@ -182,9 +184,10 @@ class Postgres:
                 try:
                     return await statement(connection)
                 except (*TROUBLE, TimeoutError) as error:
-                    if _state(error) in _UNDONE and tries_left:
-                        continue
-                    raise mapped(error) from error
+                    if _state(error) not in _UNDONE or not tries_left:
+                        raise mapped(error) from error
+            # Both sides of a deadlock may be undone: at the same pace they would meet again.
+            await asyncio.sleep(_chance() * _LONGEST_PAUSE)
         raise AssertionError
 
     @contextlib.asynccontextmanager
