@@ -25,7 +25,7 @@ _LONGEST_PAUSE = 1.0
 _ALIVE_SECONDS = 30.0
 _CACHED_STATEMENTS = 200
 _TRIES = 3
-_LONGEST_PAUSE, _chance = 0.2, random.random
+_APART_SECONDS, _chance = 0.2, random.random
 
 _CUT = (OSError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 TROUBLE = (asyncpg.PostgresError, *_CUT)
@@ -187,7 +187,7 @@ class Postgres:
                     if _state(error) not in _UNDONE or not tries_left:
                         raise mapped(error) from error
             # Both sides of a deadlock may be undone: at the same pace they would meet again.
-            await asyncio.sleep(_chance() * _LONGEST_PAUSE)
+            await asyncio.sleep(_chance() * _APART_SECONDS)
         raise AssertionError
 
     @contextlib.asynccontextmanager
